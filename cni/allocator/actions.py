@@ -33,12 +33,16 @@ class AddBlocks:
 
 @dataclass(frozen=True, slots=True)
 class RemoveBlocks:
-    """Give these blocks of an attached ENI back to the subnet."""
+    """Give these blocks of an attached ENI back to the subnet.
+
+    `cut` holds the instants until which addresses among them would have cooled.
+    """
 
     id: int
     eni_id: EniId
     blocks: tuple[Block, ...]
     why: str = field(compare=False)
+    cut: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +67,24 @@ CloudAction = AttachEni | AddBlocks | RemoveBlocks | DetachEni | DescribeEnis
 
 @dataclass(frozen=True, slots=True)
 class EniAttached:
-    """The ENI is attached, visible on the node and set up; sandboxes may use it."""
+    """The ENI is attached, visible on the node and set up; sandboxes may use it.
+
+    `short` tells why it has fewer blocks than were asked for, where it has.
+    """
 
     id: int
     eni: AttachedEni
+    short: "FailureReason | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class BlocksAdded:
-    """EC2 added these blocks: fewer than asked for where the subnet or the ENI ran full."""
+    """EC2 added these blocks; `short` tells why there are fewer than asked for, where there are."""
 
     id: int
     eni_id: EniId
     blocks: tuple[Block, ...]
+    short: "FailureReason | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,7 @@ class FailureReason(Enum):
     ENI_GONE = "EC2 does not know the ENI"
     THROTTLED = "EC2 refused the request rate"
     DENIED = "the node's role lacks a permission"
+    NOT_VISIBLE = "the instance's metadata does not show the ENI"
     UNKNOWN_OUTCOME = "no answer came; the call may have taken effect"
     OTHER = "EC2 answered with another error"
 

@@ -68,6 +68,9 @@ class Behaviour:
     gather_s: float
     """How long changes gather before a refill or a removal, where nobody waits."""
 
+    gather_urgent_s: float
+    """The same where an ADD waits or nothing is free: just enough to take a burst in at once."""
+
     gather_throttled_s: float
     """The same, at most, after EC2 refused the request rate."""
 
@@ -118,8 +121,9 @@ class Behaviour:
     failure_backoff_s: float
     """First pause after any other failure, doubling to `backoff_s`; 0 retries each tick."""
 
-    learns_limits: bool
-    """Remember an ENI or address limit that EC2 enforced; upstream runs into it each tick."""
+    learnt_limit_s: float
+    """How long an ENI or address limit that EC2 enforced is remembered; 0 runs into it again
+    at the next tick, as upstream does."""
 
     quarantine_s: float
     """How long a removed block is disbelieved where a description still shows it."""
@@ -140,6 +144,7 @@ UPSTREAM = Behaviour(
     tick_s=5.0,
     tick_phase_s=2.5,
     gather_s=0.0,
+    gather_urgent_s=0.0,
     gather_throttled_s=0.0,
     parallel=False,
     attaches_in_flight=1,
@@ -155,7 +160,7 @@ UPSTREAM = Behaviour(
     backoff_s=120.0,
     backoff_after_assign=False,
     failure_backoff_s=0.0,
-    learns_limits=False,
+    learnt_limit_s=0.0,
     quarantine_s=60.0,
     add_wait_s=0.0,
     reconcile_s=60.0,
@@ -179,6 +184,7 @@ NATIVE = Behaviour(
     tick_s=0.0,
     tick_phase_s=0.0,
     gather_s=5.0,
+    gather_urgent_s=0.02,
     gather_throttled_s=60.0,
     parallel=True,
     attaches_in_flight=4,
@@ -194,7 +200,7 @@ NATIVE = Behaviour(
     backoff_s=120.0,
     backoff_after_assign=True,
     failure_backoff_s=5.0,
-    learns_limits=True,
+    learnt_limit_s=3600.0,
     quarantine_s=60.0,
     add_wait_s=60.0,
     reconcile_s=60.0,

@@ -1,12 +1,15 @@
 """How large the warm pool should be: pure arithmetic, no state, no clock.
 
 A node follows exactly one warm target. `Settings` picks it once, so that no code here has to
-ask which variables were set. Each target answers four questions about counts of the pool, all
-in blocks; what triggers growth and how much to ask for differ, as in amazon-vpc-cni-k8s
+ask which variables were set. Each target answers four questions about counts of the pool, all in
+blocks; what triggers growth and how much to ask for differ, as in amazon-vpc-cni-k8s
 (`ipamd.go`: isDatastorePoolTooLow, GetENIIPsToAllocate; `data_store.go`: getDeletableENI).
+Two more, `low_water` and `high_water`, say how far `available` may move before the answers can
+change, so that nobody asks them after every pod.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 from cni.allocator.model import PoolCounts
 
@@ -51,6 +54,22 @@ class WarmIp:
         over_minimum = counts.blocks_total - _blocks_for(self.minimum, counts)
         return max(min(counts.blocks_free, over_warm, over_minimum), 0)
 
+    @property
+    def on_demand(self) -> bool:
+        """Whether nothing is kept warm: an IP target always keeps something."""
+        return False
+
+    def low_water(self, _counts: PoolCounts) -> int:
+        """Addresses available below which blocks are wanted."""
+        return self.warm
+
+    def high_water(self, counts: PoolCounts) -> float:
+        """Addresses available above which there may be surplus."""
+        per = counts.addresses_per_block
+        if counts.addresses_total - per < per * _blocks_for(self.minimum, counts):
+            return inf
+        return self.warm + per - 1
+
     def frees_enis(self, _counts: PoolCounts) -> bool:
         """Whether it is worth looking for an ENI to detach: always."""
         return True
@@ -84,6 +103,19 @@ class WarmPrefix:
         """Free prefixes beyond the target."""
         return max(counts.blocks_free - self.prefixes, 0)
 
+    @property
+    def on_demand(self) -> bool:
+        """Whether nothing is kept warm."""
+        return self.prefixes == 0
+
+    def low_water(self, counts: PoolCounts) -> int:
+        """Addresses available below which prefixes are wanted."""
+        return max(self.prefixes * counts.addresses_per_block, 1)
+
+    def high_water(self, counts: PoolCounts) -> float:
+        """Addresses available above which a free prefix may be surplus."""
+        return (self.prefixes + 1) * counts.addresses_per_block - 1
+
     def frees_enis(self, _counts: PoolCounts) -> bool:
         """Whether it is worth looking for an ENI to detach: always, as upstream does."""
         return True
@@ -111,6 +143,19 @@ class WarmEni:
     def surplus(self, _counts: PoolCounts) -> int:
         """Return 0: single secondary IPs never go, whole ENIs do."""
         return 0
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether nothing is kept warm."""
+        return self.enis == 0
+
+    def low_water(self, counts: PoolCounts) -> int:
+        """Addresses available below which secondary IPs are wanted."""
+        return max(self.enis * counts.blocks_per_eni, 1)
+
+    def high_water(self, counts: PoolCounts) -> float:
+        """Addresses available above which an ENI may be surplus."""
+        return (self.enis + 1) * counts.blocks_per_eni - 1
 
     def frees_enis(self, counts: PoolCounts) -> bool:
         """Whether one ENI's worth is available beyond the target."""

@@ -1,0 +1,311 @@
+"""The planner of NATIVE: act when it matters, gather what can wait, never give back too soon.
+
+Growth is urgent where an ADD waits or nothing is free, and happens at once; otherwise changes
+gather for some seconds and go out together. All that is missing is asked for in as few calls as
+the limits allow, ENIs side by side. Blocks go back only when the pool would not have needed them
+for the whole of a window (`Extremes`), with the range of that window as a margin, and the window
+doubles whenever blocks are asked for again soon after a removal: under stationary churn
+nothing oscillates.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from math import inf
+
+from cni.allocator.actions import (
+    ActionFailed,
+    AddBlocks,
+    AttachEni,
+    CloudAction,
+    CloudOutcome,
+    DescribeEnis,
+    FailureReason,
+)
+from cni.allocator.behaviour import Behaviour
+from cni.allocator.extremes import Extremes
+from cni.allocator.model import Instant, NodeLimits, PoolCounts, SandboxKey
+from cni.allocator.planner import DRY, Planner, after
+from cni.allocator.pool import Pool, free_blocks
+from cni.allocator.shelves import PooledEni
+from cni.allocator.targets import WarmTarget
+
+DAY_S = 86_400.0
+
+
+class Gathering(Planner):
+    """Act on events; one action per ENI, several ENIs side by side."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        target: WarmTarget,
+        limits: NodeLimits,
+        taken: Collection[int],
+        waiting: Mapping[SandboxKey, Instant],
+        behaviour: Behaviour,
+        now: Instant,
+    ) -> None:
+        """Begin with the start-up refill, at once."""
+        super().__init__(pool, target, limits, taken, waiting, behaviour, now)
+        self._due: float = now
+        self._hold_s = max(behaviour.surplus_hold_s, pool.cooldown_s + 60.0)
+        self._held_since: float = now
+        self._extremes = Extremes(self._hold_s, pool.assigned, now)
+        self._copy_extremes()
+        self._removed_at = -inf
+        self._regretted_at = -inf
+        self._failure_pause_s = 0.0
+        self._gather_s = behaviour.gather_s
+
+    @property
+    def next_wakeup(self) -> float:
+        """The next instant at which something may be found to do."""
+        return self._due
+
+    def stir(self, now: Instant) -> None:
+        """Look soon: at once where somebody waits or nothing is free, else after gathering."""
+        urgent = self.waiting or self.pool.free == 0
+        pause = self.behaviour.gather_urgent_s if urgent else self._gather_s
+        self._due = min(self._due, now + pause)
+
+    def observe(self, before: int, now: Instant) -> None:
+        """Remember the extremes of assigned addresses."""
+        self._extremes.observe(before, self.pool.assigned, now)
+        self._copy_extremes()
+
+    def _copy_extremes(self) -> None:
+        self.extremes_until = self._extremes.until
+        self.assigned_high = self._extremes.high
+        self.assigned_low = self._extremes.low
+
+    def next_action(self, now: Instant) -> CloudAction | None:
+        """Grow by all that is missing, else shrink by what was long not needed."""
+        if now < self._due:
+            return None
+        if now > self.pool.thaw_at:
+            self.pool.thaw(now)
+        if self.describe_why:
+            if any(isinstance(action, DescribeEnis) for action in self.in_flight.values()):
+                self._due = inf
+                return None
+            return self._describe(self.describe_why)
+        missing = self._missing(now)
+        if missing and now > self.backoff_until:
+            action = self._grow(missing, now)
+            if action is not None:
+                self._regret(now)
+                return action
+        if not missing and not self.in_flight:
+            action = self._shrink(now)
+            if action is not None:
+                return action
+        if not self.in_flight:
+            self.sweep()
+            self.started = True
+        self._rest(missing, now)
+        return None
+
+    # Growing.
+
+    def _missing(self, now: Instant) -> int:
+        """Blocks to ask for beyond those in flight, for waiting ADDs and for the target."""
+        pool, per = self.pool, self.pool.per_block
+        expected = self.expected_blocks()
+        total = pool.total + expected * per
+        allowed = -(-(self.limits.pods - total) // per)
+        if allowed <= 0:
+            return 0
+        unserved = max(len(self.waiting) - pool.free - expected * per, 0)
+        missing = -(-unserved // per)
+        if not self.target.on_demand:
+            missing = max(missing, self._missing_to_target(expected))
+        return min(missing, allowed)
+
+    def _missing_to_target(self, expected: int) -> int:
+        """Blocks that bring the pool to its target, counting ADDs that wait as served."""
+        per = self.pool.per_block
+        counts = self.pool.counts()
+        waiting = len(self.waiting)
+        counts = replace(
+            counts,
+            assigned=counts.assigned + waiting,
+            available=counts.available - waiting,
+            blocks_free=max(counts.blocks_free - -(-waiting // per), 0),
+        )
+        missing = 0
+        step = expected
+        while True:
+            counts = replace(
+                counts,
+                addresses_total=counts.addresses_total + step * per,
+                available=counts.available + step * per,
+                blocks_total=counts.blocks_total + step,
+                blocks_free=counts.blocks_free + step,
+            )
+            step = self.target.wanted(counts)
+            if step == 0:
+                return missing
+            missing += step
+
+    def _grow(self, missing: int, now: Instant) -> CloudAction | None:
+        """Fill ENIs that have room, lowest device index first; then attach, some side by side."""
+        why = f"{missing} blocks short of {self.target}"
+        if self.waiting:
+            why += f", {len(self.waiting)} ADDs wait"
+        whole = self.target.fills_enis
+        later = 0
+        for eni in self.with_room():
+            if not eni.busy:
+                return self._add(eni, eni.room if whole else min(eni.room, missing), why)
+            later += self._room_after(eni)
+        missing -= later
+        if missing <= 0 or not self.room_for_eni(now):
+            return None
+        attaching = sum(isinstance(a, AttachEni) for a in self.in_flight.values())
+        if attaching >= self.behaviour.attaches_in_flight:
+            return None
+        per_eni = self.limits.blocks_per_eni
+        return self._attach(per_eni if whole else min(per_eni, missing), why)
+
+    def _room_after(self, eni: PooledEni) -> int:
+        """Room that an ENI will have when the action in flight on it is done."""
+        action = self.in_flight.get(eni.busy)
+        return eni.room - action.count if isinstance(action, AddBlocks) else eni.room
+
+    def _regret(self, now: Instant) -> None:
+        """Hold surplus longer where blocks are asked for again soon after a removal."""
+        behaviour = self.behaviour
+        if now - self._removed_at < behaviour.regret_s and self._regretted_at < self._removed_at:
+            self._regretted_at = now
+            self._hold_s = min(self._hold_s * 2, behaviour.surplus_hold_max_s)
+            self._extremes.widen(self._hold_s)
+
+    # Shrinking.
+
+    def _shrink(self, now: Instant) -> CloudAction | None:
+        """Detach an ENI, or remove blocks, that the whole window did not need."""
+        if self.waiting or now < self._shrink_at(now):
+            return None
+        counts = self._counts_of_window(now)
+        surplus = self.target.surplus(counts)
+        enis = [eni for eni in self.pool.enis_in_ring() if not eni.leaving and not eni.suspect]
+        for eni in reversed(enis):
+            if self._eni_can_go(eni, counts, now):
+                self._note_removal(now)
+                return self._detach(eni, f"its addresses were not needed for {self.target}")
+        for eni in reversed(enis):
+            blocks = list(free_blocks(eni, spare_cooling=self.behaviour.spares_cooling))
+            wrong = [block for block in blocks if block.foreign]
+            going = wrong or blocks[:surplus]
+            if going:
+                self._note_removal(now)
+                return self._remove(eni, going, f"{len(going)} blocks long beyond {self.target}")
+        return None
+
+    def _shrink_at(self, now: Instant) -> float:
+        """Return the earliest instant for the next removal; several may go in one instant."""
+        start = self._held_since + self._hold_s
+        if self._removed_at == now:
+            return start
+        return max(start, self._removed_at + self.behaviour.shrink_period_s)
+
+    def _note_removal(self, now: Instant) -> None:
+        if now - self._regretted_at > DAY_S and self._regretted_at > -inf:
+            # A day without regret: the churn that taught us to hold longer is over.
+            self._regretted_at = -inf
+            self._hold_s = max(self.behaviour.surplus_hold_s, self.pool.cooldown_s + 60.0)
+            self._extremes.widen(self._hold_s)
+        self._removed_at = now
+
+    def _counts_of_window(self, now: Instant) -> PoolCounts:
+        """Return the counts as if the most of the window were assigned, and its range on top."""
+        high, low = self._extremes.over_window(self.pool.assigned, now)
+        self._copy_extremes()
+        return self._as_if_assigned(self.pool.counts(), high + (high - low))
+
+    def _as_if_assigned(self, counts: PoolCounts, assigned: int) -> PoolCounts:
+        per = counts.addresses_per_block
+        full = -(-assigned // per)
+        return replace(
+            counts,
+            assigned=assigned,
+            available=counts.addresses_total - assigned,
+            blocks_free=max(min(counts.blocks_free, counts.blocks_total - full), 0),
+        )
+
+    def _eni_can_go(self, eni: PooledEni, counts: PoolCounts, now: Instant) -> bool:
+        if eni.is_primary or eni.busy or eni.assigned or eni.cooling:
+            return False
+        if now < eni.attached_at + self.behaviour.eni_min_age_s:
+            return False
+        if not self.target.frees_enis(counts):
+            return False
+        rest = self._as_if_assigned(self.pool.rest(eni), counts.assigned)
+        return rest.available >= 0 and self.target.eni_can_go(rest)
+
+    # Resting.
+
+    def _rest(self, missing: int, now: Instant) -> None:
+        """Sleep until a decision can change, and set the marks that wake earlier."""
+        counts = self.pool.counts()
+        due = inf
+        if missing and now <= self.backoff_until:
+            due = after(self.backoff_until)
+        if now < self._learnt_until and missing:
+            due = min(due, self._learnt_until)
+        grows = self.can_grow(now) and not missing
+        self.low_water = self.target.low_water(counts) if grows else -inf
+        if self.target.on_demand:
+            self.low_water = -inf
+        idle = self.pool.total - self.pool.assigned
+        idle_eni = any(
+            not eni.is_primary and not eni.assigned for eni in self.pool.enis.values()
+        )
+        mark = -1 if idle_eni else self.target.high_water(counts)
+        if idle > mark and not self.in_flight:
+            # There is surplus, held for now: look again when something can have changed, and
+            # until then hear of no DEL that does not make more of it.
+            look_at = self._look_again_at(now)
+            mark = inf if look_at < inf else idle
+            due = min(due, look_at)
+        self.high_water = mark
+        self._due = due
+
+    def _look_again_at(self, now: Instant) -> float:
+        """Return when, without any input, held surplus may go; inf: never."""
+        shrink_at = self._shrink_at(now)
+        if now < shrink_at:
+            return shrink_at
+        ages = (
+            eni.attached_at + self.behaviour.eni_min_age_s
+            for eni in self.pool.enis.values()
+            if not eni.is_primary and not eni.assigned
+        )
+        instants = (self._extremes.changes_at, after(self.pool.next_free_at()), *ages)
+        return min((instant for instant in instants if instant > now), default=inf)
+
+    # What became of it.
+
+    def settled(self, outcome: CloudOutcome, now: Instant) -> None:
+        """Go on at once; after a failure, after a pause."""
+        self._due = now
+        if not isinstance(outcome, ActionFailed):
+            if self.growth_failure is None:
+                self._failure_pause_s = 0.0
+                self._gather_s = max(self.behaviour.gather_s, self._gather_s / 2)
+            return
+        if not isinstance(outcome.action, AddBlocks | AttachEni):
+            return
+        reason = outcome.reason
+        behaviour = self.behaviour
+        if reason in DRY:
+            self.backoff_until = now + behaviour.backoff_s
+            return
+        if reason in (FailureReason.ENI_FULL, FailureReason.ENI_LIMIT, FailureReason.ENI_GONE):
+            return
+        self._failure_pause_s = min(
+            max(self._failure_pause_s * 2, behaviour.failure_backoff_s), behaviour.backoff_s
+        )
+        self.backoff_until = now + self._failure_pause_s
+        if reason is FailureReason.THROTTLED:
+            self._gather_s = min(self._gather_s * 2, behaviour.gather_throttled_s)
