@@ -212,5 +212,3 @@ class Allocator:
             busy = eni.busy == 0 or eni.busy in self._planner.in_flight
             assert busy, f"{eni.eni_id} is busy with an action that is not in flight"
             assert eni.room >= 0 or eni.leaving, f"{eni.eni_id} holds more than it can"
-
-

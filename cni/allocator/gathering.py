@@ -258,9 +258,7 @@ class Gathering(Planner):
         if self.target.on_demand:
             self.low_water = -inf
         idle = self.pool.total - self.pool.assigned
-        idle_eni = any(
-            not eni.is_primary and not eni.assigned for eni in self.pool.enis.values()
-        )
+        idle_eni = any(not eni.is_primary and not eni.assigned for eni in self.pool.enis.values())
         mark = -1 if idle_eni else self.target.high_water(counts)
         if idle > mark and not self.in_flight:
             # There is surplus, held for now: look again when something can have changed, and

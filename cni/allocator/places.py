@@ -44,7 +44,6 @@ class Places(Generic[Item]):
 
     __slots__ = ("_buckets", "_count", "at", "ready")
 
-
     def __init__(self) -> None:
         """Start empty, with one bucket."""
         self.at: list[Item | None] = [None] * BUCKET

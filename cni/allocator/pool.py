@@ -316,9 +316,7 @@ class Pool:
         assert shelf is not None
         return self._hand_out(shelf.slots.popleft(), shelf, sandbox, now)
 
-    def _hand_out(
-        self, slot: Slot, shelf: Shelf, sandbox: SandboxKey, now: Instant
-    ) -> Assignment:
+    def _hand_out(self, slot: Slot, shelf: Shelf, sandbox: SandboxKey, now: Instant) -> Assignment:
         eni = shelf.eni
         if not self._shuffles:
             level = eni.assigned
@@ -548,9 +546,7 @@ def _same(what: str, kept: object, counted: object) -> None:
 
 def eni_as_attached(eni: PooledEni) -> AttachedEni:
     """Return the ENI as a value, blocks in order of address."""
-    return AttachedEni(
-        eni.eni_id, eni.device_index, eni.primary_ip, tuple(sorted(eni.blocks))
-    )
+    return AttachedEni(eni.eni_id, eni.device_index, eni.primary_ip, tuple(sorted(eni.blocks)))
 
 
 def free_blocks(eni: PooledEni, *, spare_cooling: bool) -> Iterator[PooledBlock]:

@@ -129,9 +129,7 @@ class Ticking(Planner):
         self._due = self._next_change(counts, now)
         blocked = not self.can_grow(now) or now <= self.backoff_until
         self.low_water = -inf if blocked else self.target.low_water(counts)
-        idle_eni = any(
-            not eni.is_primary and eni.assigned == 0 for eni in self.pool.enis.values()
-        )
+        idle_eni = any(not eni.is_primary and eni.assigned == 0 for eni in self.pool.enis.values())
         self.high_water = -1 if idle_eni else self.target.high_water(counts)
 
     def _next_change(self, counts: PoolCounts, now: Instant) -> float:
