@@ -96,7 +96,7 @@ class CloudModel:
         self._subnet_id = interfaces[0].subnet_id
         self._metadata = MetadataCopy()
         for interface in interfaces:
-            self._metadata.note(_attached(interface), now)
+            self._metadata.note(_attached(interface), now, now)
 
     def answer(self, call: Call) -> Answer:
         """Answer a call in simulated time; CallError if it failed for good.
@@ -182,13 +182,7 @@ class CloudModel:
             case calls.CreateNetworkInterface():
                 return self._create(call, now)
             case calls.AttachNetworkInterface(eni_id, device_index):
-                attachment_id = vpc.attach_network_interface(
-                    eni_id, self._instance_id, device_index, now
-                )
-                delay = self._numbers.eni_visible.at(self._draws.uniform("visible"))
-                (interface,) = vpc.describe_network_interfaces((eni_id,), now)
-                self._metadata.note(_attached(interface), now + delay)
-                return calls.InterfaceAttached(attachment_id)
+                return self._attach(eni_id, device_index, now)
             case calls.ModifyNetworkInterfaceAttribute(eni_id, attachment_id):
                 vpc.modify_network_interface_attribute(
                     eni_id, attachment_id, now, delete_on_termination=True
@@ -220,11 +214,20 @@ class CloudModel:
         )
         return calls.InterfaceCreated(interface.eni_id, interface.primary_ip, interface.blocks)
 
+    def _attach(self, eni_id: EniId, device_index: int, now: float) -> Reply:
+        attachment_id = self._vpc.attach_network_interface(
+            eni_id, self._instance_id, device_index, now
+        )
+        delay = self._numbers.eni_visible.at(self._draws.uniform("visible"))
+        (interface,) = self._vpc.describe_network_interfaces((eni_id,), now)
+        self._metadata.note(_attached(interface), now + delay, now)
+        return calls.InterfaceAttached(attachment_id)
+
     def _detach(self, eni_id: EniId, attachment_id: str, now: float) -> Reply:
         shortest, longest = self._numbers.detach_min_s, self._numbers.detach_max_s
         gone_at = now + shortest + (longest - shortest) * self._draws.uniform("detach")
         self._vpc.detach_network_interface(eni_id, attachment_id, now, gone_at=gone_at)
-        self._metadata.forget(eni_id, gone_at + self._lag())
+        self._metadata.forget(eni_id, gone_at + self._lag(), now)
         return calls.Done()
 
     def _interfaces(self, eni_ids: tuple[EniId, ...], now: float) -> Reply:
@@ -240,7 +243,7 @@ class CloudModel:
         (interface,) = self._vpc.describe_network_interfaces((eni_id,), now)
         attachment = interface.attachment
         if attachment is not None and attachment.instance_id == self._instance_id:
-            self._metadata.note(_attached(interface), now + self._lag())
+            self._metadata.note(_attached(interface), now + self._lag(), now)
 
     def _lag(self) -> float:
         return self._numbers.copy_lag.at(self._draws.uniform("copy_lag"))

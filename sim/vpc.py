@@ -12,8 +12,9 @@ from ipaddress import IPv4Address, IPv4Network
 from math import inf
 
 from cni.allocator.model import Block, BlockKind, EniId
+from sim.blocks import BlockKey, HeldBlocks, key_of
 from sim.ec2_error import Ec2Error
-from sim.subnet import PREFIX_ADDRESSES, Subnet
+from sim.subnet import Subnet
 
 ENIS_PER_REGION = 5000
 """EC2's default quota of ENIs in a region, L-DF5E4CA3."""
@@ -70,7 +71,7 @@ class _Eni:
     subnet: Subnet
     primary: int
     created_at: float
-    blocks: dict[tuple[int, int], Block] = field(default_factory=dict)
+    blocks: dict[BlockKey, Block] = field(default_factory=dict)
     attachment: Attachment | None = None
     description: EniDescription | None = None
 
@@ -109,10 +110,7 @@ class Vpc:
         self._tokens: dict[str, tuple[EniId, tuple[str, BlockKind, int]]] = {}
         self._enis_made = 0
         self._attachments_made = 0
-        # Who holds a block, by address and by address // 16; primary addresses are in neither.
-        self._holder_of_ip: dict[int, EniId] = {}
-        self._holder_of_prefix: dict[int, EniId] = {}
-        self._block_objects: dict[tuple[int, int], Block] = {}
+        self._held = HeldBlocks()
 
     # Instances
 
@@ -253,16 +251,16 @@ class Vpc:
     ) -> None:
         """Take blocks from an ENI, all of them or none."""
         eni = self._eni(eni_id, now)
-        keys = [(int(block.network_address), block.prefixlen) for block in blocks]
+        keys = tuple(dict.fromkeys(map(key_of, blocks)))
         for key in keys:
             if key not in eni.blocks:
                 raise Ec2Error(
                     "InvalidParameterValue",
                     f"Some of the specified addresses are not assigned to interface {eni_id}",
                 )
-        for key in dict.fromkeys(keys):
+        for key in keys:
             del eni.blocks[key]
-            self._free_block(eni.subnet, key)
+        self._held.give_back(eni.subnet, keys)
         eni.description = None
 
     def describe_network_interfaces(
@@ -311,16 +309,14 @@ class Vpc:
 
         An ENI's primary address belongs to the node: None. O(1).
         """
-        number = int(address)
-        single = self._holder_of_ip.get(number)
-        if single is not None:
-            return single
-        return self._holder_of_prefix.get(number // PREFIX_ADDRESSES)
+        return self._held.holder_of(int(address))
 
-    def instance_of(self, eni_id: EniId) -> str | None:
+    def instance_of(self, eni_id: EniId, now: float) -> str | None:
         """Return the instance an ENI is attached to; None if detached or unknown. O(1)."""
         eni = self._enis.get(eni_id)
-        return None if eni is None or eni.attachment is None else eni.attachment.instance_id
+        if eni is None or eni.attachment is None or eni.attachment.gone_at <= now:
+            return None
+        return eni.attachment.instance_id
 
     def detached(self, now: float) -> tuple[EniId, ...]:
         """Return the ENIs that hang on no instance: leaked, or about to be attached."""
@@ -340,21 +336,14 @@ class Vpc:
 
     def check(self) -> None:
         """Recompute what is kept in two places; AssertionError where they differ."""
-        ips: dict[int, EniId] = {}
-        prefixes: dict[int, EniId] = {}
         for eni_id, eni in self._enis.items():
-            for address, length in eni.blocks:
+            for address, _ in eni.blocks:
                 assert IPv4Address(address) in eni.subnet.network, eni_id
-                if length == BlockKind.PREFIX.value:
-                    assert prefixes.setdefault(address // PREFIX_ADDRESSES, eni_id) == eni_id
-                else:
-                    assert ips.setdefault(address, eni_id) == eni_id
             if eni.attachment is not None:
                 instance = self._instances[eni.attachment.instance_id]
                 assert instance.enis[eni.attachment.device_index] is eni, eni_id
                 assert len(eni.blocks) < instance.shape.ipv4_per_eni, eni_id
-        assert ips == self._holder_of_ip
-        assert prefixes == self._holder_of_prefix
+        self._held.check({eni_id: eni.blocks for eni_id, eni in self._enis.items()})
         for instance in self._instances.values():
             assert len(instance.enis) <= instance.shape.enis, instance.instance_id
         for subnet in self._subnets.values():
@@ -436,8 +425,7 @@ class Vpc:
         return eni
 
     def _delete(self, eni: _Eni) -> None:
-        for key in eni.blocks:
-            self._free_block(eni.subnet, key)
+        self._held.give_back(eni.subnet, eni.blocks)
         eni.subnet.give_back_single(eni.primary)
         del self._enis[eni.eni_id]
 
@@ -455,35 +443,10 @@ class Vpc:
             raise Ec2Error("UnsupportedOperation", "The instance type has no prefixes.")
 
     def _add_blocks(self, eni: _Eni, kind: BlockKind, count: int) -> tuple[Block, ...]:
-        if kind is BlockKind.PREFIX:
-            addresses = eni.subnet.take_prefixes(count)
-            for address in addresses:
-                self._holder_of_prefix[address // PREFIX_ADDRESSES] = eni.eni_id
-        else:
-            addresses = eni.subnet.take_singles(count)
-            for address in addresses:
-                self._holder_of_ip[address] = eni.eni_id
-        added = {(address, kind.value): self._block(address, kind.value) for address in addresses}
+        added = self._held.take(eni.eni_id, eni.subnet, kind, count)
         eni.blocks.update(added)
         eni.description = None
         return tuple(added.values())
-
-    def _free_block(self, subnet: Subnet, key: tuple[int, int]) -> None:
-        address, length = key
-        if length == BlockKind.PREFIX.value:
-            del self._holder_of_prefix[address // PREFIX_ADDRESSES]
-            subnet.give_back_prefix(address)
-        else:
-            del self._holder_of_ip[address]
-            subnet.give_back_single(address)
-
-    def _block(self, address: int, length: int) -> Block:
-        """Return the block's one object: making it anew costs microseconds each time."""
-        key = (address, length)
-        block = self._block_objects.get(key)
-        if block is None:
-            block = self._block_objects[key] = IPv4Network(key)
-        return block
 
     def _describe(self, eni: _Eni) -> EniDescription:
         if eni.description is None:
