@@ -33,7 +33,7 @@ class TraceError(ValueError):
     Each is None where it does not apply.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword for each part of the message.
         self,
         reason: str,
         *,
@@ -118,7 +118,7 @@ class Trace:
         return self.arrival_s + self.life_s
 
 
-def trace_of(
+def trace_of(  # noqa: PLR0913 - one keyword for each column of the table.
     *,
     arrival_s: NDArray[np.float64],
     life_s: NDArray[np.float64],
@@ -243,7 +243,7 @@ def is_plain(text: str) -> bool:
     return not any(ch < " " or ch == "\x7f" or "\ud800" <= ch <= "\udfff" for ch in text)
 
 
-def _refuse(
+def _refuse(  # noqa: PLR0913 - one keyword for each part of the message.
     trace: Trace,
     reason: str,
     *,

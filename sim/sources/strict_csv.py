@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+# Ten digits only: \d alone would take those of every script, which the fast reader does not.
+_NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _INFINITE = re.compile(r"-?inf(inity)?", re.IGNORECASE)
-_WHOLE = re.compile(r"-?\d+")
+_WHOLE = re.compile(r"-?\d+", re.ASCII)
 _WHOLE_MAX = 2**63 - 1
 
 
