@@ -2,14 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import metrics
+from sim import metrics, store
 from sim.record import NAN, Recorder, RunHeader, RunRecord
 from sim.summary import Quantiles, Spread, SubnetLow
 
@@ -274,6 +276,75 @@ def test_summary_refuses_a_pod_that_is_nowhere() -> None:
     record = Recorder(1).finish(header(1), np.zeros(1))
     with pytest.raises(metrics.UnbalancedBooksError, match="1 pods in the trace, but 0 taken"):
         metrics.summarise(record)
+
+
+# On disk and back.
+
+
+def assert_same(one: RunRecord, other: RunRecord) -> None:
+    """Compare two records to the bit, nan included."""
+    assert one.header == other.header
+    for (name, table), (_, again) in zip(one.tables(), other.tables(), strict=True):
+        assert list(table) == list(again), name
+        for column, values in table.items():
+            assert values.dtype == again[column].dtype, (name, column)
+            np.testing.assert_array_equal(values, again[column])
+    for listed in ("resources", "causes", "apis", "errors"):
+        assert getattr(one, listed) == getattr(other, listed)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    """Tables, code lists and header survive, codes in an unhelpful order included."""
+    store.save(by_hand(), tmp_path / "new" / "folder")
+    assert_same(by_hand(), store.load(tmp_path / "new" / "folder"))
+
+
+def test_round_trip_of_nothing(tmp_path: Path) -> None:
+    """A record without rows keeps its columns' types."""
+    record = Recorder(0).finish(header(0, scenario={"b": "2", "a": "1"}), np.zeros(0))
+    store.save(record, tmp_path)
+    assert_same(record, store.load(tmp_path))
+
+
+def test_words_no_row_uses_keep_their_codes(tmp_path: Path) -> None:
+    """A code list may be longer than the rows need, and in another order."""
+    recorder = Recorder(1)
+    for word in ("starting", "pool_empty", "subnet_full"):
+        recorder.causes.code(word)
+    recorder.refuse(1.0, 0, 0, "subnet_full")
+    recorder.refuse(2.0, 0, 0, "pool_empty")
+    record = recorder.finish(header(1), np.zeros(1))
+    store.save(record, tmp_path)
+    assert_same(record, store.load(tmp_path))
+
+
+def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
+    """Nothing of the clock or of the order of a mapping gets into the files."""
+    store.save(by_hand(), tmp_path / "a")
+    store.save(by_hand(), tmp_path / "b")
+    for one in sorted((tmp_path / "a").iterdir()):
+        assert one.read_bytes() == (tmp_path / "b" / one.name).read_bytes()
+
+
+def test_the_files_read_without_us(tmp_path: Path) -> None:
+    """Causes and APIs are words in the Parquet files."""
+    store.save(by_hand(), tmp_path)
+    causes = pq.read_table(tmp_path / "refusals.parquet")["cause"].to_pylist()
+    assert causes == ["pool_empty", "subnet_full", "subnet_full"]
+
+
+def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
+    """A missing file, another format and a missing column are named."""
+    with pytest.raises(FileNotFoundError):
+        store.load(tmp_path)
+    store.save(by_hand(), tmp_path)
+    table = pq.read_table(tmp_path / "pool.parquet")
+    pq.write_table(table.drop_columns(["enis"]), tmp_path / "pool.parquet")
+    with pytest.raises(store.StoreError, match=r"pool\.parquet has no column enis"):
+        store.load(tmp_path)
+    (tmp_path / store.HEADER).write_text('{"format": 99}')
+    with pytest.raises(store.StoreError, match=r"no record of format 1"):
+        store.load(tmp_path)
 
 
 # Any record: against a reference that asks at each instant who holds what.
