@@ -57,3 +57,7 @@ class Draws:
         mixed ^= mixed >> 31
         # 52 bits and a half: neither 0 nor 1 can come out, so quantile functions stay finite.
         return ((mixed >> 12) + 0.5) * 2.0**-52
+
+    def once(self, name: str) -> float:
+        """Return the first number of a name that is drawn from once, and forget the name."""
+        return ((_digest(self._seed, (*self._names, name)) >> 12) + 0.5) * 2.0**-52

@@ -81,8 +81,7 @@ class Allocator:
         assignment = None if self._waiting else pool.take(sandbox, now)
         if assignment is None:
             planner.stir(now)
-            cause, may_come = planner.refusal(now)
-            raise NoFreeAddress(cause, may_come=may_come)
+            raise self.refusal(now)
         if pool.available < planner.low_water:
             planner.stir(now)
         assigned = pool.assigned
@@ -126,6 +125,11 @@ class Allocator:
         """Give up: the caller hung up, its time is over, or a DEL came."""
         if self._waiting.pop(sandbox, None) is not None:
             self._planner.stir(now)
+
+    def refusal(self, now: Instant) -> NoFreeAddress:
+        """Return the refusal that an ADD gets now, for one that has waited long enough."""
+        cause, may_come = self._planner.refusal(now)
+        return NoFreeAddress(cause, may_come=may_come)
 
     def serve_waiting(self, now: Instant) -> tuple[Assignment, ...]:
         """Assign addresses to those who wait, in order of arrival, as far as they go."""

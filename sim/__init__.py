@@ -1,0 +1,1 @@
+"""The workbench: pod churn replayed through the production allocator, in simulated time."""

@@ -1,0 +1,247 @@
+"""Run a trace through a scenario: a pure function of its arguments.
+
+    sources -> trace -> scheduler -> kubelet -> node: the real Allocator -> recipes -> cloud
+
+Here the parts are built and handed to each other, pods arrive, and pods that found no node
+wait for room. What happened is in the record; nothing is computed from it here.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator
+from itertools import islice
+
+import simpy
+
+from cni.allocator.model import AttachedEni
+from cni.cloud.calls import MUTATING
+from sim.checks import Auditor
+from sim.cloud import Account, CloudModel
+from sim.cloud_numbers import CloudNumbers
+from sim.ec2_error import Ec2Error
+from sim.kubelet import Kubelet
+from sim.node import SimNode
+from sim.record import Recorder, RunHeader, RunRecord
+from sim.scenario import Scenario, ScenarioError
+from sim.scheduler import Scheduler
+from sim.streams import Draws, stream
+from sim.subnet import Subnet
+from sim.trace import Trace
+from sim.vpc import Vpc
+
+PENDING_LOOKED_AT = 64
+"""Pods without a node that are offered the room of one that left, oldest first."""
+
+Progress = Callable[[int], None]
+"""Hears now and then how many pods of the trace have arrived."""
+
+
+def run(scenario: Scenario, trace: Trace, *, progress: Progress | None = None) -> RunRecord:
+    """Replay a trace; raises ScenarioError where nodes find no place in the subnets."""
+    return _Run(scenario, trace, progress).record()
+
+
+class _Run:
+    """One run while it goes on."""
+
+    def __init__(self, scenario: Scenario, trace: Trace, progress: Progress | None) -> None:
+        self.scenario = scenario
+        self.trace = trace
+        self.progress = progress
+        self.env = simpy.Environment()
+        self.recorder = Recorder(len(trace))
+        self.vpc = Vpc(_subnets(scenario), enis_max=scenario.numbers.enis_per_region)
+        self.account = Account.of(scenario.numbers, self.vpc)
+        self.auditor = Auditor(self.vpc) if scenario.checks else None
+        self.scheduler = Scheduler(scenario.nodes, scenario.capacity, scenario.placement)
+        ignored = scenario.ignore_requests
+        self.cpu = [0] * len(trace) if ignored else trace.cpu_m.tolist()
+        self.memory = [0] * len(trace) if ignored else trace.memory_mib.tolist()
+        self.pending: deque[int] = deque()
+        self.kubelet = Kubelet(
+            self.env,
+            self.recorder,
+            trace.life_s.tolist(),
+            trace.end_s,
+            scenario.behaviour.add_wait_s,
+            Draws(scenario.seed, "kubelet"),
+            self._gone,
+        )
+        self._free_noted: list[tuple[int, int]] = [(-1, -1)] * len(scenario.subnets)
+        self.nodes = self._launch()
+
+    def record(self) -> RunRecord:
+        """Let it happen, and close the books."""
+        self._note_subnets()
+        self.env.process(self._arrivals())
+        self.env.run(until=max(self.trace.end_s, 1e-9))
+        for pod in self.pending:
+            resource = self.scheduler.binding(self.cpu[pod], self.memory[pod])
+            self.recorder.unplace(pod, resource)
+        record = self.recorder.finish(self._header(), self.trace.arrival_s)
+        if self.auditor is not None:
+            self.auditor.finished(record)
+        return record
+
+    # Before zero.
+
+    def _launch(self) -> list[SimNode]:
+        """Launch the instances, and start their daemons or let them be up for a while."""
+        scenario = self.scenario
+        instant = Account.of(CloudNumbers.instant(), self.vpc)
+        names = _node_names(scenario, self.trace)
+        subnets = self.vpc.subnets
+        nodes: list[SimNode] = []
+        for index, name in enumerate(names):
+            subnet = subnets[index % len(subnets)]
+            try:
+                launched = self.vpc.launch_instance(name, scenario.shape, subnet.subnet_id, 0.0)
+            except Ec2Error as error:
+                message = (
+                    f"{index} of {len(names)} nodes fit: {subnet.network} has no address for the"
+                    f" next one ({error.code})"
+                )
+                raise ScenarioError(message) from error
+            cloud = CloudModel(
+                self.env,
+                self.account,
+                name,
+                Draws(scenario.seed, "node", name),
+                on_call=self._call_noter(index),
+            )
+            node = SimNode(
+                self.env,
+                index,
+                name,
+                scenario,
+                cloud,
+                self.recorder,
+                self.auditor,
+                self.kubelet.served_in_line,
+            )
+            primary = AttachedEni(launched.eni_id, 0, launched.primary_ip, ())
+            draw = stream(scenario.seed, "daemon", name)
+            seed = draw.getrandbits(48)
+            if scenario.warm:
+                at_once = CloudModel(self.env, instant, name, Draws(scenario.seed, "warm", name))
+                node.warm_up(primary, seed, draw.random(), at_once)
+            else:
+                node.start(primary, 0.0, seed)
+            node.note_pool()
+            node.poke()
+            nodes.append(node)
+        return nodes
+
+    def _call_noter(self, index: int) -> Callable[[str, float, float, str], None]:
+        recorder = self.recorder
+
+        def note(api: str, started: float, ended: float, code: str) -> None:
+            recorder.call(index, api, started, ended, code)
+            if not code and api in MUTATING:
+                self._note_subnets()
+
+        return note
+
+    def _note_subnets(self) -> None:
+        for number, subnet in enumerate(self.vpc.subnets):
+            free = (subnet.free, subnet.free_prefixes)
+            if free != self._free_noted[number]:
+                self._free_noted[number] = free
+                self.recorder.subnet(self.env.now, number, *free)
+
+    # Pods.
+
+    def _arrivals(self) -> Generator[simpy.Event, None, None]:
+        """Let pods arrive in the order of the trace."""
+        env, add, nodes = self.env, self.kubelet.add, self.nodes
+        place, take, cpu, memory = self._place, self.scheduler.take, self.cpu, self.memory
+        timeout = env.timeout
+        every = max(len(self.trace) // 200, 1)
+        given = self.trace.node.tolist()
+        for pod, at in enumerate(self.trace.arrival_s.tolist()):
+            if at > env.now:
+                yield timeout(at - env.now)
+            node = given[pod]
+            if node >= 0:
+                take(node, cpu[pod], memory[pod])
+            else:
+                node = place(pod)
+                if node < 0:
+                    continue
+            add(pod, nodes[node])
+            if self.progress is not None and pod % every == 0:
+                self.progress(pod)
+
+    def _place(self, pod: int) -> int:
+        """Choose a node; a pod that fits none is set aside, or given up where it never will."""
+        cpu, memory = self.cpu[pod], self.memory[pod]
+        node = self.scheduler.place(cpu, memory)
+        if node < 0:
+            lacking = self.scheduler.capacity.lacks(cpu, memory)
+            if lacking:
+                self.recorder.unplace(pod, lacking)
+            else:
+                self.pending.append(pod)
+        return node
+
+    def _gone(self, pod: int, node: SimNode) -> None:
+        """Give a pod's room to those that wait for a node."""
+        self.scheduler.leave(node.index, self.cpu[pod], self.memory[pod])
+        if self.pending:
+            self._place_pending()
+
+    def _place_pending(self) -> None:
+        placed: set[int] = set()
+        for pod in list(islice(self.pending, PENDING_LOOKED_AT)):
+            chosen = self.scheduler.place(self.cpu[pod], self.memory[pod])
+            if chosen >= 0:
+                placed.add(pod)
+                self.kubelet.add(pod, self.nodes[chosen])
+        if placed:
+            self.pending = deque(pod for pod in self.pending if pod not in placed)
+
+    # After the end.
+
+    def _header(self) -> RunHeader:
+        scenario, trace = self.scenario, self.trace
+        notes = trace.notes
+        return RunHeader(
+            behaviour=scenario.behaviour.name,
+            settings=dict(scenario.settings),
+            instance=scenario.instance,
+            nodes=tuple(node.name for node in self.nodes),
+            subnets=tuple(plan.cidr for plan in scenario.subnets),
+            seed=scenario.seed,
+            trace_origin=trace.origin,
+            trace_notes=notes,
+            pods=len(trace),
+            end_s=trace.end_s,
+            cooldown_s=scenario.cooldown_s,
+            warnings=scenario.warnings,
+            scenario=scenario.described(),
+        )
+
+
+def _subnets(scenario: Scenario) -> list[Subnet]:
+    try:
+        return [
+            Subnet(
+                f"subnet-{number:017x}",
+                plan.cidr,
+                stream(scenario.seed, "placement", plan.cidr),
+                already_used=plan.used,
+                reservations=plan.reservations,
+            )
+            for number, plan in enumerate(scenario.subnets)
+        ]
+    except ValueError as error:
+        raise ScenarioError(str(error)) from error
+
+
+def _node_names(scenario: Scenario, trace: Trace) -> tuple[str, ...]:
+    """Name the nodes: those the trace names first, then numbered ones."""
+    named = trace.node_names
+    if len(named) > scenario.nodes:
+        message = f"the trace names {len(named)} nodes, the scenario has {scenario.nodes}"
+        raise ScenarioError(message)
+    return (*named, *(f"node-{n}" for n in range(len(named), scenario.nodes)))
+
