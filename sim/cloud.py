@@ -8,19 +8,20 @@ as the SDK does. With `CloudNumbers.instant()` it never waits at all.
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, assert_never
 
 import simpy
 
 from cni.allocator.actions import FailureReason
-from cni.allocator.model import AttachedEni, EniId
+from cni.allocator.model import EniId
 from cni.cloud import calls
 from cni.cloud.calls import Call, CallError, Interface, Reply
 from cni.cloud.codes import NO_ANSWER, reason_of
 from sim.buckets import RequestBuckets
 from sim.cloud_numbers import INSTANT, CloudNumbers
 from sim.ec2_error import Ec2Error
-from sim.metadata import MetadataCopy
+from sim.metadata import MetadataCopy, attached_eni
 from sim.streams import Draws
 from sim.vpc import EniDescription, Vpc
 
@@ -45,8 +46,10 @@ class CallFault:
     delay_s: float = 0.0
 
 
+_NO_FAULT = CallFault()
+
 Faults = Callable[[Call, float], CallFault | None]
-"""Asked at the start of every attempt: the call and the instant."""
+"""Asked at the start of every attempt and metadata read: the call and the instant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class CloudModel:
     reads and pauses are not, since they are no EC2 requests.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the two hooks are optional
         self,
         env: simpy.Environment,
         account: Account,
@@ -96,7 +99,7 @@ class CloudModel:
         self._subnet_id = interfaces[0].subnet_id
         self._metadata = MetadataCopy()
         for interface in interfaces:
-            self._metadata.note(_attached(interface), now, now)
+            self._metadata.note(interface, now, now)
 
     def answer(self, call: Call) -> Answer:
         """Answer a call in simulated time; CallError if it failed for good.
@@ -109,8 +112,7 @@ class CloudModel:
             yield from self._wait(call.seconds * (1 + call.jitter * share))
             return calls.Done()
         if isinstance(call, calls.ReadMetadata):
-            yield from self._wait(self._latency(call))
-            return self._metadata.read(self._env.now)
+            return (yield from self._read_metadata(call))
         attempt = 0
         while True:
             try:
@@ -129,21 +131,34 @@ class CloudModel:
         longest = sdk.backoff_base_s * 2.0 ** (attempt - 1)
         return min(self._draws.uniform("backoff") * longest, sdk.backoff_max_s)
 
+    def _read_metadata(self, call: calls.ReadMetadata) -> Answer:
+        """Read the copy; no bucket, no SDK and so no second attempt."""
+        fault = self._fault(call)
+        yield from self._wait(self._latency(call) + fault.delay_s)
+        if fault.code:
+            raise CallError(reason_of(fault.code, fault.message), fault.code, fault.message)
+        return self._metadata.read(self._env.now)
+
     def _attempt(self, call: Call) -> Answer:
-        """Send one request and wait for its answer; Ec2Error where it is refused."""
+        """Send one request and wait for its answer; Ec2Error where it is refused.
+
+        An answer slower than the SDK's time-out is none: what the request did, stays done.
+        """
         started = self._env.now
-        fault = self._faults(call, started) if self._faults is not None else None
-        latency = self._latency(call) + (fault.delay_s if fault is not None else 0.0)
-        yield from self._wait(latency / 2)
+        fault = self._fault(call)
+        latency = self._latency(call) + fault.delay_s
+        timeout_s = self._numbers.sdk.timeout_s or inf
+        yield from self._wait(min(latency, timeout_s) / 2)
         refusal: Ec2Error | None = None
         try:
             reply = self._arrive(call, fault)
         except Ec2Error as error:
             refusal = error
-        if refusal is not None and refusal.code == NO_ANSWER:
-            yield from self._wait(started + self._numbers.sdk.timeout_s - self._env.now)
-        else:
-            yield from self._wait(latency / 2)
+        if latency > timeout_s:
+            refusal = Ec2Error(NO_ANSWER, "EC2 answered too late.")
+        silent = refusal is not None and refusal.code == NO_ANSWER
+        ended = started + (self._numbers.sdk.timeout_s if silent else latency)
+        yield from self._wait(ended - self._env.now)
         if self._on_call is not None:
             code = "" if refusal is None else refusal.code
             self._on_call(call.api, started, self._env.now, code)
@@ -151,10 +166,15 @@ class CloudModel:
             raise refusal
         return reply
 
-    def _arrive(self, call: Call, fault: CallFault | None) -> Reply:
+    def _fault(self, call: Call) -> CallFault:
+        """Ask what goes wrong with this attempt: nearly always nothing."""
+        if self._faults is None:
+            return _NO_FAULT
+        return self._faults(call, self._env.now) or _NO_FAULT
+
+    def _arrive(self, call: Call, fault: CallFault) -> Reply:
         """Do what EC2 does when the request reaches it."""
-        failing = fault is not None and fault.code
-        if fault is not None and failing and not fault.takes_effect:
+        if fault.code and not fault.takes_effect:
             raise Ec2Error(fault.code, fault.message)
         if not self._account.buckets.take(_bucket(call), self._env.now):
             raise Ec2Error("RequestLimitExceeded", "Request limit exceeded.")
@@ -163,11 +183,13 @@ class CloudModel:
                 "UnauthorizedOperation", f"You are not authorized to perform: ec2:{call.api}"
             )
         reply = self._effect(call, self._env.now)
-        if fault is not None and failing:
+        if fault.code:
             raise Ec2Error(fault.code, fault.message)
         return reply
 
-    def _effect(self, call: Call, now: float) -> Reply:
+    def _effect(  # noqa: C901, PLR0911 - a table with a row for each call
+        self, call: Call, now: float
+    ) -> Reply:
         """Let the call take effect in the VPC, and let the metadata learn of it later."""
         vpc = self._vpc
         match call:
@@ -220,7 +242,7 @@ class CloudModel:
         )
         delay = self._numbers.eni_visible.at(self._draws.uniform("visible"))
         (interface,) = self._vpc.describe_network_interfaces((eni_id,), now)
-        self._metadata.note(_attached(interface), now + delay, now)
+        self._metadata.note(interface, now + delay, now)
         return calls.InterfaceAttached(attachment_id)
 
     def _detach(self, eni_id: EniId, attachment_id: str, now: float) -> Reply:
@@ -243,7 +265,7 @@ class CloudModel:
         (interface,) = self._vpc.describe_network_interfaces((eni_id,), now)
         attachment = interface.attachment
         if attachment is not None and attachment.instance_id == self._instance_id:
-            self._metadata.note(_attached(interface), now + self._lag(), now)
+            self._metadata.note(interface, now + self._lag(), now)
 
     def _lag(self) -> float:
         return self._numbers.copy_lag.at(self._draws.uniform("copy_lag"))
@@ -267,14 +289,7 @@ def _bucket(call: Call) -> str:
     return call.api
 
 
-def _attached(interface: EniDescription) -> AttachedEni:
-    """Return the ENI in the allocator's words; device index -1 where it is detached."""
-    attachment = interface.attachment
-    device_index = -1 if attachment is None else attachment.device_index
-    return AttachedEni(interface.eni_id, device_index, interface.primary_ip, interface.blocks)
-
-
 def _described(interface: EniDescription) -> Interface:
     attachment = interface.attachment
     attachment_id = "" if attachment is None else attachment.attachment_id
-    return Interface(_attached(interface), attachment_id)
+    return Interface(attached_eni(interface), attachment_id)

@@ -9,8 +9,9 @@ from collections import deque
 
 from cni.allocator.model import AttachedEni, EniId
 from cni.cloud.calls import Interface, InterfacesDescribed
+from sim.vpc import EniDescription
 
-_Versions = deque[tuple[float, AttachedEni | None]]
+_Versions = deque[tuple[float, EniDescription | None]]
 
 
 class MetadataCopy:
@@ -22,7 +23,7 @@ class MetadataCopy:
         """Start with no ENI at all."""
         self._versions: dict[EniId, _Versions] = {}
 
-    def note(self, eni: AttachedEni, visible_at: float, now: float) -> None:
+    def note(self, eni: EniDescription, visible_at: float, now: float) -> None:
         """Show this version of an ENI from an instant on, but after its earlier versions."""
         self._append(eni.eni_id, eni, visible_at, now)
 
@@ -31,7 +32,7 @@ class MetadataCopy:
         self._append(eni_id, None, visible_at, now)
 
     def _append(
-        self, eni_id: EniId, eni: AttachedEni | None, visible_at: float, now: float
+        self, eni_id: EniId, eni: EniDescription | None, visible_at: float, now: float
     ) -> None:
         versions = self._versions.setdefault(eni_id, deque())
         if versions:
@@ -52,7 +53,7 @@ class MetadataCopy:
             if eni is None:
                 gone.append(eni_id)
             else:
-                shown.append(Interface(eni, ""))
+                shown.append(Interface(attached_eni(eni), ""))
         for eni_id in gone:
             del self._versions[eni_id]
         return InterfacesDescribed(
@@ -64,3 +65,9 @@ def _catch_up(versions: _Versions, now: float) -> None:
     """Drop the versions that a later one has replaced by now."""
     while len(versions) > 1 and versions[1][0] <= now:
         versions.popleft()
+
+
+def attached_eni(eni: EniDescription) -> AttachedEni:
+    """Return an ENI in the allocator's words; its device index is -1 where it is detached."""
+    device_index = -1 if eni.attachment is None else eni.attachment.device_index
+    return AttachedEni(eni.eni_id, device_index, eni.primary_ip, eni.blocks)

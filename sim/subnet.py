@@ -138,7 +138,7 @@ class Subnet:
     otherwise a count; they are placed at random at once and never leave.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but three have defaults
         self,
         subnet_id: str,
         cidr: str,

@@ -69,7 +69,7 @@ class _Eni:
 
     eni_id: EniId
     subnet: Subnet
-    primary: int
+    primary_ip: IPv4Address
     created_at: float
     blocks: dict[BlockKey, Block] = field(default_factory=dict)
     attachment: Attachment | None = None
@@ -418,15 +418,16 @@ class Vpc:
                 "NetworkInterfaceLimitExceeded",
                 f"The region holds {self._enis_max} network interfaces, which is its quota.",
             )
-        (primary,) = subnet.take_singles(1)
+        (address,) = subnet.take_singles(1)
         self._enis_made += 1
-        eni = _Eni(EniId(f"eni-{self._enis_made:017x}"), subnet, primary, now)
+        eni_id = EniId(f"eni-{self._enis_made:017x}")
+        eni = _Eni(eni_id, subnet, IPv4Address(address), now)
         self._enis[eni.eni_id] = eni
         return eni
 
     def _delete(self, eni: _Eni) -> None:
         self._held.give_back(eni.subnet, eni.blocks)
-        eni.subnet.give_back_single(eni.primary)
+        eni.subnet.give_back_single(int(eni.primary_ip))
         del self._enis[eni.eni_id]
 
     def _require_room(self, eni: _Eni, shape: InstanceShape, more: int) -> None:
@@ -453,7 +454,7 @@ class Vpc:
             eni.description = EniDescription(
                 eni.eni_id,
                 eni.subnet.subnet_id,
-                IPv4Address(eni.primary),
+                eni.primary_ip,
                 tuple(eni.blocks.values()),
                 eni.attachment,
                 eni.created_at,
