@@ -117,6 +117,7 @@ class FailureReason(Enum):
 
     SUBNET_FULL = "the subnet has too few free addresses"
     NO_FREE_PREFIX = "the subnet has no free aligned /28"
+    NO_FREE_PREFIX_UNNAMED = "the subnet has no free aligned /28, but EC2 calls it a bad value"
     ENI_FULL = "the ENI holds as many blocks as its type allows"
     ENI_LIMIT = "the instance holds as many ENIs as its type allows"
     ENI_GONE = "EC2 does not know the ENI"

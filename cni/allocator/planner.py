@@ -40,11 +40,18 @@ from cni.allocator.pool import Pool
 from cni.allocator.shelves import PooledBlock, PooledEni
 from cni.allocator.targets import WarmTarget
 
-DRY = frozenset({FailureReason.SUBNET_FULL, FailureReason.NO_FREE_PREFIX})
+DRY = frozenset(
+    {
+        FailureReason.SUBNET_FULL,
+        FailureReason.NO_FREE_PREFIX,
+        FailureReason.NO_FREE_PREFIX_UNNAMED,
+    }
+)
 
 _CAUSES = {
     FailureReason.SUBNET_FULL: Cause.SUBNET_FULL,
     FailureReason.NO_FREE_PREFIX: Cause.SUBNET_FRAGMENTED,
+    FailureReason.NO_FREE_PREFIX_UNNAMED: Cause.SUBNET_FRAGMENTED,
     FailureReason.ENI_LIMIT: Cause.ENI_LIMIT,
     FailureReason.THROTTLED: Cause.THROTTLED,
     FailureReason.DENIED: Cause.DENIED,

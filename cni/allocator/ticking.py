@@ -53,6 +53,9 @@ class Ticking(Planner):
         self._ring: deque[PooledEni] = deque()
         self._failed_enis: set[EniId] = set()
         self._shrunk_at = -inf
+        # Upstream knows the codes of a dry subnet, but not the bad value that
+        # CreateNetworkInterface reports for a missing /28 (cni#3105): it tries each tick.
+        self._pausing = DRY - {FailureReason.NO_FREE_PREFIX_UNNAMED}
 
     @property
     def next_wakeup(self) -> float:
@@ -222,7 +225,7 @@ class Ticking(Planner):
                 self._failed_enis.add(action.eni_id)
             else:
                 self._wanted = 0
-        elif isinstance(action, AttachEni) and reason in DRY:
+        elif isinstance(action, AttachEni) and reason in self._pausing:
             self.backoff_until = now + self.behaviour.backoff_s
         if reason is FailureReason.ENI_GONE:
             self._wanted = 0

@@ -65,5 +65,5 @@ def reason_of(code: str, message: str) -> FailureReason:
     if code == "InvalidParameterValue" and "sufficient free ipv4 addresses" in message.lower():
         # CreateNetworkInterface names a missing /28 like this, with or without free single
         # addresses; a lack of single addresses has a code of its own (cni#3105).
-        return FailureReason.NO_FREE_PREFIX
+        return FailureReason.NO_FREE_PREFIX_UNNAMED
     return _REASONS.get(code, FailureReason.OTHER)

@@ -53,7 +53,13 @@ from cni.cloud.calls import (
 
 Recipe = Generator[Call, Reply, CloudOutcome]
 
-DRY = frozenset({FailureReason.SUBNET_FULL, FailureReason.NO_FREE_PREFIX})
+DRY = frozenset(
+    {
+        FailureReason.SUBNET_FULL,
+        FailureReason.NO_FREE_PREFIX,
+        FailureReason.NO_FREE_PREFIX_UNNAMED,
+    }
+)
 
 Kind = TypeVar("Kind", bound=Reply)
 

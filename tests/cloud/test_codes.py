@@ -40,5 +40,5 @@ def test_a_missing_prefix_hides_behind_a_general_code() -> None:
     """CreateNetworkInterface says InvalidParameterValue; only its text tells (cni#3105)."""
     text = "There aren't sufficient free Ipv4 addresses or prefixes"
 
-    assert reason_of("InvalidParameterValue", text) is FailureReason.NO_FREE_PREFIX
+    assert reason_of("InvalidParameterValue", text) is FailureReason.NO_FREE_PREFIX_UNNAMED
     assert reason_of("InvalidParameterValue", "Value (x) is invalid") is FailureReason.OTHER
