@@ -1,0 +1,1 @@
+"""EC2's limits per instance type, as data."""
