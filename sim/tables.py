@@ -3,6 +3,7 @@
 Plain strings with units, no markup and no printing: `sim/cli.py` and `sim/report.py` show them.
 """
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -179,6 +180,14 @@ def header_rows(summary: Summary) -> list[tuple[str, str]]:
     return rows
 
 
+def run_again(summary: Summary) -> str:
+    """Return the command that makes the same run, ready for a shell."""
+    words = ["warmbench", "replay", *_same(summary), "--behaviour", summary.behaviour]
+    for name, value in summary.settings.items():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join(words)
+
+
 # Two runs.
 
 
@@ -245,6 +254,20 @@ def told_apart(a: Summary, b: Summary) -> tuple[str, str]:
     return _told(one, names), _told(other, names)
 
 
+def compare_again(a: Summary, b: Summary) -> list[str]:
+    """Return the command, or the two, that make the same two runs."""
+    if a.behaviour != b.behaviour or _same(a) != _same(b):
+        return [run_again(a), run_again(b)]
+    words = ["warmbench", "compare", *_same(a), "--behaviour", a.behaviour]
+    shared = [pair for pair in a.settings.items() if pair in b.settings.items()]
+    for name, value in shared:
+        words += ["--set", f"{name}={value}"]
+    for side, run in (("--a", a), ("--b", b)):
+        own = [pair for pair in run.settings.items() if pair not in shared]
+        words += [side, ",".join(f"{name}={value}" for name, value in own)]
+    return [shlex.join(words)]
+
+
 # Parts of rows.
 
 
@@ -293,10 +316,16 @@ def _compared(
     return Compared(label, write(a), write(b), change, better)
 
 
+def _same(run: Summary) -> list[str]:
+    """Return the words of a command that do not depend on settings."""
+    subnets = [word for cidr in run.subnets for word in ("--subnet", cidr)]
+    fleet = ["--instance", run.instance, "--nodes", str(run.nodes)]
+    return [run.trace, *fleet, *subnets, "--seed", str(run.seed)]
+
+
 def _told(values: Mapping[str, str], names: list[str]) -> str:
-    return " ".join(
-        f"{name}={values[name]}" if name in values else f"{name} not set" for name in names
-    )
+    own = [f"{name}={values[name]}" for name in names if name in values]
+    return " ".join(own) if own else f"{names[0]} not set"
 
 
 def _pods(summary: Summary) -> str:
