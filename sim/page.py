@@ -4,7 +4,7 @@ Everything that came from outside (names of traces, subnets, settings) is escape
 templates; only plots are put in as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -38,6 +38,15 @@ class _Tile:
     label: str
     value: str
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Duel:
+    """A figure that counts, in both runs: as text, and as bars in per cent of the longer."""
+
+    label: str
+    values: tuple[str, str]
+    bars: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,7 @@ def two_runs(a: Summary, b: Summary, figures: Sequence[Figure], slo: verdict.Slo
         verdict=verdict.verdict(a, b, slo),
         rules=verdict.rules(slo),
         names=tables.told_apart(a, b),
+        duels=_duels(a, b),
         headlines=[tables.headline(a), tables.headline(b)],
         figures=figures,
         rows=tables.comparison(a, b),
@@ -100,7 +110,13 @@ def _rendered(name: str, **context: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["tight"] = _tight
     return environment.get_template(name).render(context)
+
+
+def _tight(text: str) -> str:
+    """Keep numbers and their per cent signs on one line."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _template(name: str) -> str:
@@ -154,6 +170,27 @@ def _tiles(run: Summary) -> list[_Tile]:
     return tiles
 
 
+def _duels(a: Summary, b: Summary) -> list[_Duel]:
+    rows: tuple[tuple[str, Callable[[float], str], float, float], ...] = (
+        ("wait, p99", tables.seconds, a.wait_s.p99 or 0.0, b.wait_s.p99 or 0.0),
+        ("pods refused at first", tables.number, a.refused_pods, b.refused_pods),
+        ("addresses taken, mean", tables.number, round(a.taken_mean), round(b.taken_mean)),
+        ("mutating EC2 calls", tables.number, a.ec2_calls.mutating, b.ec2_calls.mutating),
+    )
+    return [
+        _Duel(
+            label=label,
+            values=(write(one), write(other)),
+            bars=(_per_cent(one, max(one, other)), _per_cent(other, max(one, other))),
+        )
+        for label, write, one, other in rows
+    ]
+
+
+def _per_cent(value: float, of: float) -> float:
+    return round(100.0 * value / of, 2) if of else 0.0
+
+
 def _causes(runs: Sequence[Summary]) -> list[_Cause]:
     names = sorted(
         {name for run in runs for name in run.refusals},
@@ -166,7 +203,7 @@ def _causes(runs: Sequence[Summary]) -> list[_Cause]:
             name=name,
             meaning=tables.CAUSES.get(name, ""),
             counts=row,
-            bars=tuple(round(100.0 * count / longest, 2) for count in row),
+            bars=tuple(_per_cent(count, longest) for count in row),
         )
         for name, row in counts.items()
     ]

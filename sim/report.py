@@ -158,10 +158,11 @@ def plot_waits(record: RunRecord, ax: Axes | None = None, *, palette: Palette = 
     ax = _axes(ax, palette)
     waited_s = metrics.waits(record)["waited_s"].to_numpy()
     later = np.sort(waited_s[waited_s >= metrics.INSTANT_S])
-    ax.set_xlabel("seconds waited")
-    ax.set_ylabel("share of pods that waited longer")
+    ax.set_xlabel("waited longer than so many seconds")
+    ax.set_ylabel("share of pods")
     if len(later) == 0:
         _say(ax, palette, "No pod waited." if len(waited_s) else "No pod asked.")
+        ax.set_axis_off()
         return ax
     at_once = 1.0 - len(later) / len(waited_s)
     ax.set_title(f"{tables.share(at_once)} of pods did not wait", loc="left", color=palette.text)
@@ -195,7 +196,7 @@ def plot_calls(
     """Stack the rate of EC2 calls over time: mutating, reading, and those EC2 throttled."""
     ax = _axes(ax, palette)
     frame = metrics.calls_over_time(record)
-    unit = _time_axis(ax, until_s or record.header.end_s)
+    unit = _time_axis(ax, until_s or record.header.end_s, whole=False)
     half = frame["width_s"].to_numpy() / 2.0
     edges = np.append(frame["t"] - half, frame["t"].iloc[-1] + half[-1]) / unit.seconds
     base = np.zeros(len(frame))
@@ -257,15 +258,15 @@ def _axes(ax: Axes | None, palette: Palette) -> Axes:
     return ax
 
 
-def _time_axis(ax: Axes, until_s: float) -> _TimeUnit:
-    """Set up a time axis in a unit that fits, and plain numbers on the other."""
+def _time_axis(ax: Axes, until_s: float, *, whole: bool = True) -> _TimeUnit:
+    """Set up a time axis in a unit that fits, and plain (whole) numbers on the other."""
     unit = next(unit for limit, unit in _UNITS if until_s <= limit)
     until = max(until_s, metrics.INSTANT_S) / unit.seconds
     step = next((step for step in unit.steps if until / step <= _MOST_TICKS), unit.steps[-1])
     ax.set_xlim(0.0, until)
     ax.set_xlabel(f"{unit.name}s")
     ax.xaxis.set_major_locator(MultipleLocator(step))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     return unit
 
@@ -353,9 +354,9 @@ def _draw_subnets(record: RunRecord, figure: Figure, until_s: float) -> list[Axe
 _ADDRESSES = _Panel(
     "addresses",
     "Addresses over time",
-    "What all nodes hold together. Idle addresses are the warm pool: paid for, used by nobody. "
-    "Cooling ones were released within the cooldown. Each ENI's primary address is of no use "
-    "to pods.",
+    "What all nodes hold together. Idle addresses are the warm pool: taken from the subnet, "
+    "used by nobody. Cooling ones were released within the cooldown. Each ENI's primary address "
+    "is of no use to pods.",
     3.6,
     _draw_addresses,
 )
@@ -448,9 +449,11 @@ def _svg(figure: Figure, label: str, salt: str) -> Markup:
     opening = f'<svg {box.group()} role="img" aria-label="{label}">'
     svg = opening + svg[svg.index(">") + 1 :]
     svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Names of groups repeat from figure to figure, and nothing refers to them.
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    svg = re.sub(r"<!--.*?-->|\n\s*", " ", svg, flags=re.DOTALL).replace("xlink:href", "href")
+    svg = svg.replace("xlink:href", "href")
+    # Names that nothing refers to repeat from figure to figure.
+    used = set(re.findall(r"#([\w-]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda id_: id_.group() if id_[1] in used else "", svg)
+    svg = re.sub(r"<!--.*?-->|\n\s*", " ", svg, flags=re.DOTALL)
     svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)
     svg = re.sub("|".join(_VARIABLES), lambda found: _VARIABLES[found.group()], svg)
     return Markup(svg)  # noqa: S704 - made by matplotlib, which escapes every text in it

@@ -16,7 +16,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 DOT = " \N{MIDDLE DOT} "
 
 CAUSES = {
-    "pool_empty": "the pool was empty and more was not yet on its way",
+    "pool_empty": "the pool was empty: its refill came too late",
     "all_cooling": "every free address was still cooling after its last pod",
     "eni_limit": "the instance type allows no more ENIs or addresses",
     "max_pods": "the node already had as many pods as it may have",
@@ -74,6 +74,15 @@ def seconds(value: float | None) -> str:
         if unit == "d" or whole < {"min": 60, "h": 48}[unit]:
             return f"{whole:,} {unit}" + (f" {rest} {smaller}" if rest else "")
     raise AssertionError(value)
+
+
+def within(value: float | None) -> str:
+    """Write how long something took at most, in a sentence.
+
+    >>> within(0.0), within(90.0)
+    ('at once', 'within 1 min 30 s')
+    """
+    return "at once" if value is not None and abs(value) < 0.0005 else f"within {seconds(value)}"
 
 
 def share(value: float | None) -> str:
@@ -242,15 +251,12 @@ def comparison_rows(a: Summary, b: Summary) -> list[tuple[str, str, str, str]]:
 
 
 def told_apart(a: Summary, b: Summary) -> tuple[str, str]:
-    """Return what distinguishes two runs, each in its own values: "WARM_IP_TARGET=5"."""
-    one, other = (
-        {"behaviour": run.behaviour, "instance": run.instance, "nodes": str(run.nodes)}
-        | dict(run.settings)
-        for run in (a, b)
-    )
+    """Return what distinguishes two runs, each in its own values: "WARM_IP_TARGET=5".
+
+    A run whose address targets are off is named by the target that then rules.
+    """
+    one, other = _identity(a), _identity(b)
     names = [name for name in one | other if one.get(name) != other.get(name)]
-    if not names:
-        return "the same settings", "the same settings"
     return _told(one, names), _told(other, names)
 
 
@@ -323,9 +329,22 @@ def _same(run: Summary) -> list[str]:
     return [run.trace, *fleet, *subnets, "--seed", str(run.seed)]
 
 
+def _identity(run: Summary) -> dict[str, str]:
+    facts = {"behaviour": run.behaviour, "instance": run.instance, "nodes": str(run.nodes)}
+    # Of these two 0 means not set; shown, it would look like a target of nothing.
+    off = {("WARM_IP_TARGET", "0"), ("MINIMUM_IP_TARGET", "0")}
+    return facts | dict(pair for pair in run.settings.items() if pair not in off)
+
+
 def _told(values: Mapping[str, str], names: list[str]) -> str:
-    own = [f"{name}={values[name]}" for name in names if name in values]
-    return " ".join(own) if own else f"{names[0]} not set"
+    if not names:
+        return "the same settings"
+    own = [name for name in names if name in values]
+    if not own:
+        prefixes = values.get("ENABLE_PREFIX_DELEGATION", "").lower() == "true"
+        rules = "WARM_PREFIX_TARGET" if prefixes else "WARM_ENI_TARGET"
+        own = [rules] if rules in values else []
+    return " ".join(f"{name}={values[name]}" for name in own) or f"{names[0]} not set"
 
 
 def _pods(summary: Summary) -> str:

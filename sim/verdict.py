@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sim.summary import Summary
-from sim.tables import difference, number, seconds, share, told_apart
+from sim.tables import difference, number, seconds, share, told_apart, within
 
 Side = Literal["a", "b"]
 
@@ -55,6 +55,7 @@ class Verdict:
               winner can be named; tie: nothing that counts differs
     winner    None for a tie, and for a trade-off that the record cannot decide
     headline  the answer in one sentence
+    price     what the winner needs more of, in one sentence; empty where it needs nothing more
     reasons   service, addresses and calls, each with both figures
     caveats   what makes the comparison less than fair
     """
@@ -62,6 +63,7 @@ class Verdict:
     kind: Literal["clear", "trade-off", "tie"]
     winner: Side | None
     headline: str
+    price: str
     reasons: tuple[str, ...]
     caveats: tuple[str, ...]
 
@@ -95,23 +97,22 @@ def verdict(a: Summary, b: Summary, slo: Slo | None = None) -> Verdict:
     pair = _Pair(a, b)
     better = _Better(
         service=_better_service(a, b, target),
-        addresses=_fewer(_taken(a), _taken(b), CLOSE_ADDRESSES),
+        addresses=_fewer(a.taken_mean, b.taken_mean, CLOSE_ADDRESSES),
         calls=_fewer(a.ec2_calls.mutating, b.ec2_calls.mutating, CLOSE_CALLS),
     )
     reasons = (_say_service(pair, target), _say_addresses(pair), _say_calls(pair))
     winner = better.service or better.addresses or better.calls
     if winner is None:
         text = "It makes no difference: waits, addresses and EC2 calls are nearly the same."
-        return Verdict("tie", None, text, reasons, _caveats(a, b))
+        return Verdict("tie", None, text, "", reasons, _caveats(a, b))
     if better.service is None and better.calls == _other(winner) and _too_dear(pair, winner):
         text = _say_undecided(pair, winner)
-        return Verdict("trade-off", None, text, reasons, _caveats(a, b))
+        return Verdict("trade-off", None, text, "", reasons, _caveats(a, b))
     prices = _prices(pair, winner, better)
     text = f"Take {pair.name(winner)}: {_say_gain(pair, winner, better, target)}."
-    if prices:
-        text += f" The price: {' and '.join(prices)}."
+    price = f"The price: {' and '.join(prices)}." if prices else ""
     kind: Literal["clear", "trade-off"] = "trade-off" if prices else "clear"
-    return Verdict(kind, winner, text, reasons, _caveats(a, b))
+    return Verdict(kind, winner, text, price, reasons, _caveats(a, b))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def _too_dear(pair: _Pair, thrifty: Side) -> bool:
     run, other = pair.run(thrifty), pair.run(_other(thrifty))
     if run.ec2_calls.throttled_share > THROTTLED:
         return True
-    saved = 1.0 - _taken(run) / _taken(other)
+    saved = 1.0 - run.taken_mean / other.taken_mean
     return saved < SMALL_SAVING and run.ec2_calls.mutating > MANY_TIMES * other.ec2_calls.mutating
 
 
@@ -164,11 +165,6 @@ def _fewer(a: float, b: float, close: float) -> Side | None:
     if abs(a - b) <= close * max(a, b):
         return None
     return "a" if a < b else "b"
-
-
-def _taken(run: Summary) -> float:
-    """Return the addresses that a run takes out of its subnets, on average."""
-    return run.addresses.held.mean + run.addresses.primary.mean
 
 
 def _other(side: Side) -> Side:
@@ -180,12 +176,17 @@ def _prices(pair: _Pair, winner: Side, better: _Better) -> list[str]:
     run, other = pair.run(winner), pair.run(_other(winner))
     prices = []
     if better.addresses == _other(winner):
-        change = difference(round(_taken(other)), round(_taken(run)))
-        prices.append(f"{change} addresses on average")
+        prices.append(f"{_more(other.taken_mean, run.taken_mean)} addresses on average")
     if better.calls == _other(winner):
-        change = difference(other.ec2_calls.mutating, run.ec2_calls.mutating)
+        change = _more(other.ec2_calls.mutating, run.ec2_calls.mutating)
         prices.append(f"{change} mutating EC2 calls")
     return prices
+
+
+def _more(less: float, many: float) -> str:
+    """Say how many more, and the same in per cent where there is something to compare with."""
+    change = f"{number(round(many) - round(less))} more"
+    return f"{change} (+{100.0 * (many - less) / less:,.0f} %)" if less else change
 
 
 def _caveats(a: Summary, b: Summary) -> tuple[str, ...]:
@@ -213,24 +214,26 @@ def _say_gain(pair: _Pair, winner: Side, better: _Better, target: Slo) -> str:
         return gain if met else f"{gain}, though it misses the target too"
     served = f"pods are served {'well' if met else 'equally badly'} in both"
     if better.addresses is not None:
-        both = f"{number(round(_taken(run)))} against {number(round(_taken(other)))}"
-        saved = share(1.0 - _taken(run) / _taken(other))
+        both = f"{number(round(run.taken_mean))} against {number(round(other.taken_mean))}"
+        saved = share(1.0 - run.taken_mean / other.taken_mean)
         return f"it takes {saved} fewer addresses ({both} on average), and {served}"
     both = f"{number(run.ec2_calls.mutating)} against {number(other.ec2_calls.mutating)}"
     return f"it makes fewer mutating EC2 calls ({both}) on as many addresses, and {served}"
 
 
 def _say_served(run: Summary, other: Summary, loser: str) -> str:
-    waits = f"99 % of pods have an address within {seconds(run.wait_s.p99)}"
+    waits = f"99 % of pods have an address {within(run.wait_s.p99)}"
     if other.refused_pods != run.refused_pods:
-        refused = f"it refuses {number(run.refused_pods)} of {number(run.pods)} pods at first"
-        return f"{refused}, {loser} {number(other.refused_pods)}; {waits}"
-    return f"{waits}, in {loser} within {seconds(other.wait_s.p99)}"
+        few = number(run.refused_pods) if run.refused_pods else "no"
+        pods = "pod" if run.refused_pods == 1 else "pods"
+        many = f"{number(other.refused_pods)} of {number(other.pods)}"
+        return f"it refuses {few} {pods} at first, {loser} {many}; {waits}"
+    return f"{waits}, in {loser} {within(other.wait_s.p99)}"
 
 
 def _say_undecided(pair: _Pair, thrifty: Side) -> str:
     run, other = pair.run(thrifty), pair.run(_other(thrifty))
-    saved = share(1.0 - _taken(run) / _taken(other))
+    saved = share(1.0 - run.taken_mean / other.taken_mean)
     calls = f"{number(run.ec2_calls.mutating)} against {number(other.ec2_calls.mutating)}"
     text = (
         f"A trade-off: {pair.name(thrifty)} takes {saved} fewer addresses but makes more "
@@ -252,14 +255,14 @@ def _say_service(pair: _Pair, target: Slo) -> str:
     else:
         which = "Both meet" if met[0] else "Neither meets"
     return (
-        f"Service: 99 % of pods have an address within {seconds(a.wait_s.p99)} in A, "
-        f"{seconds(b.wait_s.p99)} in B; {number(a.refused_pods)} and {number(b.refused_pods)} "
+        f"Service: 99 % of pods have an address {within(a.wait_s.p99)} in A, "
+        f"{within(b.wait_s.p99)} in B; {number(a.refused_pods)} and {number(b.refused_pods)} "
         f"pods are refused at first. {which} the target."
     )
 
 
 def _say_addresses(pair: _Pair) -> str:
-    a, b = round(_taken(pair.a)), round(_taken(pair.b))
+    a, b = round(pair.a.taken_mean), round(pair.b.taken_mean)
     return (
         f"Addresses: A takes {number(a)} on average, ENI primaries included, B {number(b)}: "
         f"{difference(a, b)}."
