@@ -61,17 +61,19 @@ def seconds(value: float | None) -> str:
     """
     if value is None:
         return NONE
-    if abs(value) < 1.0:
-        return f"{1000.0 * value:.0f} ms" if abs(value) >= 0.0005 else "0 s"
-    if abs(value) < 60.0:
+    if value < 0.0:
+        return f"{MINUS}{seconds(-value)}"
+    if value < 1.0:
+        return f"{1000.0 * value:.0f} ms" if value >= 0.0005 else "0 s"
+    if value < 59.95:
         return f"{value:.1f} s".replace(".0 ", " ")
-    for unit, size, smaller, part in (
-        ("min", 60.0, "s", 1.0),
-        ("h", 3600.0, "min", 60.0),
-        ("d", 86400.0, "h", 3600.0),
+    for unit, size, smaller, part, most in (
+        ("min", 60.0, "s", 1.0, 60.0),
+        ("h", 3600.0, "min", 60.0, 48.0),
+        ("d", 86400.0, "h", 3600.0, float("inf")),
     ):
         whole, rest = divmod(round(value / part), round(size / part))
-        if unit == "d" or whole < {"min": 60, "h": 48}[unit]:
+        if whole < most:
             return f"{whole:,} {unit}" + (f" {rest} {smaller}" if rest else "")
     raise AssertionError(value)
 
@@ -125,8 +127,10 @@ def points(a: float, b: float) -> str:
     if share(a) == share(b):
         return "0"
     change = 100.0 * abs(b - a)
-    size = f"{change:.0f}" if change >= 10 else f"{change:.1f}"
-    return f"{MINUS if b < a else '+'}{'< 0.1' if size == '0.0' else size} points"
+    size = (
+        f"{change:.0f}" if change >= 10 else f"{change:.1f}" if change >= 0.1 else f"{change:.1g}"
+    )
+    return f"{MINUS if b < a else '+'}{size} points"
 
 
 # One run.
