@@ -125,7 +125,6 @@ def _template(name: str) -> str:
 
 def _shared(runs: Sequence[Summary]) -> dict[str, object]:
     """Return what pages of one and of two runs say alike."""
-    run = runs[0]
     labels = ("A", "B") if len(runs) > 1 else ("",)
     warnings = {
         warning: [
@@ -140,9 +139,23 @@ def _shared(runs: Sequence[Summary]) -> dict[str, object]:
         "refused": [sum(each.refusals.values()) for each in runs],
         "settings": _settings(runs),
         "warnings": warnings,
-        "notes": run.trace_notes,
-        "facts": [row for row in tables.header_rows(run) if row[0] != "settings"],
+        "notes": tuple(dict.fromkeys(note for each in runs for note in each.trace_notes)),
+        "facts": _facts(runs, labels),
     }
+
+
+def _facts(runs: Sequence[Summary], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what was run; where two runs differ, what each was."""
+    told = [dict(tables.header_rows(run)) for run in runs]
+    facts = []
+    for what in dict.fromkeys(what for each in told for what in each if what != "settings"):
+        values = [each.get(what, tables.NONE) for each in told]
+        if len(set(values)) > 1:
+            pairs = zip(labels, values, strict=True)
+            facts.append((what, ", ".join(f"{value} ({label})" for label, value in pairs)))
+        else:
+            facts.append((what, values[0]))
+    return facts
 
 
 def _tiles(run: Summary) -> list[_Tile]:

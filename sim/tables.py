@@ -319,9 +319,11 @@ def _compared(
     if a is None or b is None:
         missing = [NONE if value is None else write(value) for value in (a, b)]
         return Compared(label, missing[0], missing[1], "", "")
+    if write(a) == write(b):
+        return Compared(label, write(a), write(b), "same", "")
     change = points(a, b) if write is share else difference(a, b, write)
     better: Literal["a", "b", ""] = ""
-    if more and write(a) != write(b):
+    if more:
         better = "b" if (b - a) * more > 0 else "a"
     return Compared(label, write(a), write(b), change, better)
 

@@ -1,5 +1,6 @@
 """The report is one file that stands alone, says what counts, and trusts no name."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -131,6 +132,17 @@ def test_report_of_two_runs_opens_with_the_verdict(tmp_path: Path) -> None:
     assert page.tags.count("svg") == 8
     assert "warmbench compare 'by hand'" in page.text
     assert "--a WARM_IP_TARGET=1 --b WARM_IP_TARGET=2" in page.text
+
+
+def test_facts_that_differ_name_both_runs(tmp_path: Path) -> None:
+    """Two behaviours are both shown, and each run gets a command of its own."""
+    native = record()
+    native = dataclasses.replace(
+        native, header=dataclasses.replace(native.header, behaviour="native")
+    )
+    page = Page(written((record(), native), tmp_path / "compare.html"))
+    assert "upstream (A), native (B)" in page.text
+    assert page.text.count("warmbench replay") == 2
 
 
 @pytest.mark.parametrize("both", [False, True])

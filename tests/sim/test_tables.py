@@ -110,7 +110,7 @@ def test_comparison_marks_the_better() -> None:
     assert rows["wait, p99"] == ("12.5 s ✓", "15 s", "+2.5 s (+20 %)")
     assert rows["wait, longest"] == ("12 min 34 s", tables.NONE, "")
     assert rows["  assigned, mean"] == ("97", "98", "+1 (+1 %)")
-    assert rows["ENIs, max"] == ("20", "20", "0")
+    assert rows["ENIs, max"] == ("20", "20", "same")
 
 
 def test_runs_are_told_apart_by_what_rules() -> None:
