@@ -185,7 +185,9 @@ def _prices(pair: _Pair, winner: Side, better: _Better) -> list[str]:
 
 def _more(less: float, many: float) -> str:
     """Say how many more, and the same in per cent where there is something to compare with."""
-    change = f"{number(round(many) - round(less))} more"
+    # Rounded first, so that the price and the reasons show the same percentage.
+    less, many = round(less), round(many)
+    change = f"{number(many - less)} more"
     return f"{change} (+{100.0 * (many - less) / less:,.0f} %)" if less else change
 
 
