@@ -248,6 +248,31 @@ def subnets(record: RunRecord) -> pd.DataFrame:
     )
 
 
+def subnets_over_time(record: RunRecord, points: int = 300) -> pd.DataFrame:
+    """Return how low each subnet fell in `points` equal intervals of the run.
+
+    t (middle of the interval, s), subnet, free and free_prefixes (the fewest in it), by
+    subnet and then by time. Subnets that nothing was taken from have no rows.
+    """
+    edges = np.linspace(0.0, max(record.header.end_s, INSTANT_S), points + 1)
+    frames = []
+    for index, cidr in enumerate(record.header.subnets):
+        mine = record.subnets["subnet"] == index
+        if not mine.any():
+            continue
+        # Until its first change a subnet is taken to be as that change left it.
+        at = np.maximum(record.subnets["t"][mine], 0.0)
+        at[0] = 0.0
+        columns: dict[str, Any] = {"t": (edges[:-1] + edges[1:]) / 2.0, "subnet": cidr}
+        for column in ("free", "free_prefixes"):
+            fewest = _extremes(at, record.subnets[column][mine], edges, np.minimum)
+            columns[column] = fewest
+        frames.append(pd.DataFrame(columns))
+    if not frames:
+        return pd.DataFrame({"t": [], "subnet": [], "free": [], "free_prefixes": []})
+    return pd.concat(frames, ignore_index=True)
+
+
 def churn_pairs(record: RunRecord, within_s: float = CHURN_WINDOW_S) -> int:
     """Return how many addresses were asked for within `within_s` of being given back.
 
@@ -419,16 +444,21 @@ def _averaged(frame: pd.DataFrame, edges: Floats) -> pd.DataFrame:
 def _peaks(frame: pd.DataFrame, edges: Floats) -> pd.DataFrame:
     """Take the largest values of the step functions between one edge and the next."""
     t = frame["t"].to_numpy()
+    columns = {"t": (edges[:-1] + edges[1:]) / 2.0}
+    for band in _BANDS:
+        columns[band] = _extremes(t, frame[band].to_numpy(), edges, np.maximum)
+    return pd.DataFrame(columns)
+
+
+def _extremes(t: Floats, values: NDArray[Any], edges: Floats, pick: np.ufunc) -> NDArray[Any]:
+    """Pick the largest or smallest value of one step function in each interval."""
     begin = np.searchsorted(t, edges[:-1], side="right") - 1
     end = np.append(np.searchsorted(t, edges[1:-1], side="left"), len(t))
     # Of each pair of bounds, reduceat gives what lies between, and then what lies between two
-    # pairs, which is dropped; the zero at the end gives the last bound a row to point to.
+    # pairs, which is dropped; one more value at the end gives the last bound a row to name.
     bounds = np.column_stack((begin, end)).ravel()
-    columns = {"t": (edges[:-1] + edges[1:]) / 2.0}
-    for band in _BANDS:
-        values = np.append(frame[band].to_numpy(), 0)
-        columns[band] = np.maximum.reduceat(values, bounds)[::2]
-    return pd.DataFrame(columns)
+    picked: NDArray[Any] = pick.reduceat(np.append(values, values[-1]), bounds)[::2]
+    return picked
 
 
 # Parts of the summary.

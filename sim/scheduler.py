@@ -59,7 +59,7 @@ class Scheduler:
             node = entry[1]
             if entry[2] != stamps[node]:
                 heapq.heappop(heap)
-            elif self._fits(node, cpu_m, memory_mib):
+            elif self.fits(node, cpu_m, memory_mib):
                 found = node
                 break
             else:
@@ -72,7 +72,8 @@ class Scheduler:
             self.take(found, cpu_m, memory_mib)
         return found
 
-    def _fits(self, node: int, cpu_m: int, memory_mib: int) -> bool:
+    def fits(self, node: int, cpu_m: int, memory_mib: int) -> bool:
+        """Whether a node has room for such a pod."""
         return (
             self._pods[node] < self.capacity.pods
             and self._cpu[node] + cpu_m <= self._cpu_max
@@ -104,7 +105,8 @@ class Scheduler:
         self._cpu[node] -= cpu_m
         self._memory[node] -= memory_mib
         if self._full:
-            self._full.clear()
+            # Only this node has more room than before: what does not fit it fits none.
+            self._full = {asked for asked in self._full if not self.fits(node, *asked)}
         self._moved(node)
 
     def _moved(self, node: int) -> None:

@@ -187,17 +187,20 @@ class _Run:
         """Give a pod's room to those that wait for a node."""
         self.scheduler.leave(node.index, self.cpu[pod], self.memory[pod])
         if self.pending:
-            self._place_pending()
+            self._offer(node)
 
-    def _place_pending(self) -> None:
+    def _offer(self, node: SimNode) -> None:
+        """Offer the room on one node to the pods that wait, oldest first."""
+        scheduler, cpu, memory = self.scheduler, self.cpu, self.memory
         placed: set[int] = set()
-        for pod in list(islice(self.pending, PENDING_LOOKED_AT)):
-            chosen = self.scheduler.place(self.cpu[pod], self.memory[pod])
-            if chosen >= 0:
+        for pod in islice(self.pending, PENDING_LOOKED_AT):
+            if scheduler.fits(node.index, cpu[pod], memory[pod]):
+                scheduler.take(node.index, cpu[pod], memory[pod])
                 placed.add(pod)
-                self.kubelet.add(pod, self.nodes[chosen])
         if placed:
             self.pending = deque(pod for pod in self.pending if pod not in placed)
+            for pod in sorted(placed):
+                self.kubelet.add(pod, node)
 
     # After the end.
 

@@ -153,6 +153,11 @@ class Summary:
     scenario: Mapping[str, str]
     end_s: float
 
+    @property
+    def taken_mean(self) -> float:
+        """Return the addresses taken out of the subnets on average, ENI primaries included."""
+        return self.addresses.held.mean + self.addresses.primary.mean
+
     def as_dict(self) -> dict[str, object]:
         """Return the JSON form: stable order, rounded to microseconds and millionths, no NaN."""
         return {

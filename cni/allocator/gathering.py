@@ -29,7 +29,8 @@ from cni.allocator.pool import Pool, free_blocks
 from cni.allocator.shelves import PooledEni
 from cni.allocator.targets import WarmTarget
 
-DAY_S = 86_400.0
+REGRET_KEPT_S = 7 * 86_400.0
+"""After so long without regret the churn that taught us to hold longer is over."""
 
 
 class Gathering(Planner):
@@ -193,6 +194,8 @@ class Gathering(Planner):
             if self._eni_can_go(eni, counts, now):
                 self._note_removal(now)
                 return self._detach(eni, f"its addresses were not needed for {self.target}")
+        if not surplus and not self.pool.foreign:
+            return None
         for eni in reversed(enis):
             blocks = list(free_blocks(eni, spare_cooling=self.behaviour.spares_cooling))
             wrong = [block for block in blocks if block.foreign]
@@ -210,8 +213,7 @@ class Gathering(Planner):
         return max(start, self._removed_at + self.behaviour.shrink_period_s)
 
     def _note_removal(self, now: Instant) -> None:
-        if now - self._regretted_at > DAY_S and self._regretted_at > -inf:
-            # A day without regret: the churn that taught us to hold longer is over.
+        if now - self._regretted_at > REGRET_KEPT_S and self._regretted_at > -inf:
             self._regretted_at = -inf
             self._hold_s = max(self.behaviour.surplus_hold_s, self.pool.cooldown_s + 60.0)
             self._extremes.widen(self._hold_s)

@@ -57,6 +57,8 @@ class Pool:
         self.free = 0
         self.blocks_total = 0
         self.blocks_free = 0
+        self.foreign = 0
+        """Blocks of the kind this node does not ask for: they go when nobody holds of them."""
         self.available = 0
         """What the warm target sees, kept up to date; `behaviour` says what cooling counts."""
         self.thaw_at = inf
@@ -100,6 +102,7 @@ class Pool:
             if block not in eni.blocks:
                 pooled = PooledBlock(block, eni, foreign=block.prefixlen != self.kind.value)
                 eni.blocks[block] = pooled
+                self.foreign += pooled.foreign
                 if not pooled.foreign:
                     first = int(block.network_address)
                     pooled.slots = [
@@ -231,6 +234,7 @@ class Pool:
     def drop_block(self, block: PooledBlock) -> None:
         """Forget a withdrawn block: EC2 took it."""
         del block.eni.blocks[block.block]
+        self.foreign -= block.foreign
 
     def drop_eni(self, eni: PooledEni) -> None:
         """Forget an ENI whose blocks are withdrawn or vanished."""
@@ -513,6 +517,7 @@ class Pool:
         _same("total", self.total, len(shelved) + strangers)
         _same("balance", self.total, self.assigned + self.cooling + self.free)
         _same("blocks_total", self.blocks_total, len(serving))
+        _same("foreign", self.foreign, sum(block.foreign for block in blocks))
         _same("blocks_free", self.blocks_free, sum(b.assigned == 0 for b in serving))
         counted = len(cooling) if self._counts_cooling else len(self._soon)
         _same("available", self.available, len(free) + counted)

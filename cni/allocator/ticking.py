@@ -112,8 +112,7 @@ class Ticking(Planner):
                 self._steps.append(self._increase)
         elif self.started and now - self._shrunk_at > self.behaviour.shrink_period_s:
             self._over = self.target.surplus(counts)
-            foreign = any(b.foreign for e in self.pool.enis.values() for b in e.blocks.values())
-            if self._over or foreign:
+            if self._over or self.pool.foreign:
                 self._ring = deque(self.pool.enis_in_ring())
                 self._steps.append(self._decrease)
         if self.started and self.target.frees_enis(counts) and len(self.pool.enis) > 1:
