@@ -21,6 +21,7 @@ ALLOWED = {
     "boto3": ["cni/cloud/ec2.py", "instance_limits/refresh.py"],
     "botocore": ["cni/cloud/ec2.py", "instance_limits/refresh.py"],
     "jinja2": ["sim/page.py", "sim/report.py"],
+    "markupsafe": ["sim/page.py", "sim/report.py"],
     "matplotlib": ["sim/report.py"],
     "numpy": ["sim/*.py", "sim/sources/*.py"],
     "pandas": [

@@ -58,8 +58,6 @@ class Extremes:
     @property
     def changes_at(self) -> float:
         """The next instant at which the window's extremes may change, if the value does not."""
-        if self.high == self.low and all(
-            high == low == self.high for _, high, low in self._past
-        ):
+        if self.high == self.low and all(high == low == self.high for _, high, low in self._past):
             return inf
         return (self._past[0][0] if self._past else self.until) + self.window_s
