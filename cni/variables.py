@@ -73,7 +73,7 @@ def whole_number(text: str) -> int | None:
         return None
     digits = text.lstrip("+-").lstrip("0") or "0"
     # Python refuses to read thousands of digits; int64 ends after nineteen.
-    if len(digits) > 19:
+    if len(digits) > 19:  # noqa: PLR2004, as said
         return None
     number = -int(digits) if text.startswith("-") else int(digits)
     return number if -_INT64 <= number < _INT64 else None

@@ -31,7 +31,7 @@ from cni.allocator.ticking import Ticking
 class Allocator:
     """Which sandbox holds which address, and what to ask of EC2 next, for one node."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, all by name
         self,
         *,
         target: WarmTarget,

@@ -36,7 +36,7 @@ REGRET_KEPT_S = 7 * 86_400.0
 class Gathering(Planner):
     """Act on events; one action per ENI, several ENIs side by side."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917, what one planner knows, in one order
         self,
         pool: Pool,
         target: WarmTarget,
@@ -90,7 +90,7 @@ class Gathering(Planner):
                 self._due = inf
                 return None
             return self._describe(self.describe_why)
-        missing = self._missing(now)
+        missing = self._missing()
         if missing and now > self.backoff_until:
             action = self._grow(missing, now)
             if action is not None:
@@ -108,7 +108,7 @@ class Gathering(Planner):
 
     # Growing.
 
-    def _missing(self, now: Instant) -> int:
+    def _missing(self) -> int:
         """Blocks to ask for beyond those in flight, for waiting ADDs and for the target."""
         pool, per = self.pool, self.pool.per_block
         expected = self.expected_blocks()

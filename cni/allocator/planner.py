@@ -68,7 +68,7 @@ class Planner:
     high_water: float
     """Stir when more addresses than this are not assigned after a DEL."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917, what one planner knows, in one order
         self,
         pool: Pool,
         target: WarmTarget,
@@ -76,7 +76,7 @@ class Planner:
         taken: Collection[int],
         waiting: Mapping[SandboxKey, Instant],
         behaviour: Behaviour,
-        now: Instant,
+        now: Instant,  # noqa: ARG002, subclasses count from it
     ) -> None:
         """Plan for `pool`; `taken` are device indices of ENIs that are not ours."""
         self.pool = pool
@@ -284,7 +284,7 @@ class Planner:
             self.describe_why = f"{reason.value}: {type(action).__name__}"
         match action:
             case AttachEni():
-                self._growth_failed(reason, now)
+                self._growth_failed(reason)
                 if reason is FailureReason.ENI_LIMIT and self.behaviour.learnt_limit_s:
                     self._learnt_enis = len(self.pool.enis)
                     self._learnt_until = now + self.behaviour.learnt_limit_s
@@ -292,7 +292,7 @@ class Planner:
                 eni = self.pool.enis[action.eni_id]
                 eni.busy = 0
                 eni.suspect = unknown
-                self._growth_failed(reason, now)
+                self._growth_failed(reason)
                 if reason is FailureReason.ENI_FULL:
                     self._learn_capacity(eni)
             case RemoveBlocks():
@@ -310,7 +310,7 @@ class Planner:
             case _:
                 assert_never(action)
 
-    def _growth_failed(self, reason: FailureReason, now: Instant) -> None:
+    def _growth_failed(self, reason: FailureReason) -> None:
         self.growth_failure = reason
 
     def _undo(self, eni: PooledEni, blocks: tuple[Block, ...], *, unknown: bool) -> None:

@@ -361,7 +361,7 @@ class Pool:
         if not self._shuffles and self._places.ready & eni.bit:
             self._levels[eni.assigned] ^= eni.bit
             self._levels[eni.assigned - 1] |= eni.bit
-            if eni.assigned - 1 < self._lowest_level:
+            if eni.assigned - 1 < self._lowest_level:  # noqa: PLR1730, a call to min() costs more here
                 self._lowest_level = eni.assigned - 1
         eni.assigned -= 1
         block.assigned -= 1
@@ -500,7 +500,7 @@ class Pool:
         )
 
     def check(self) -> None:
-        """Recompute every count and every mark from the slots; AssertionError names the first lie."""
+        """Recompute every count and mark from the slots; AssertionError names the first lie."""
         blocks = [block for eni in self.enis.values() for block in eni.blocks.values()]
         serving = [block for block in blocks if not block.foreign and not block.leaving]
         slots = [slot for block in blocks for slot in block.slots]

@@ -7,7 +7,7 @@ from collections import deque
 from ipaddress import IPv4Address
 from math import inf
 
-from cni.allocator.model import Assignment, AttachedEni, Block, EniId, Instant
+from cni.allocator.model import Assignment, AttachedEni, Block, Instant
 from cni.allocator.places import Places
 
 

@@ -31,7 +31,7 @@ Step = Callable[[Instant], CloudAction | None]
 class Ticking(Planner):
     """Look at each tick; act one step at a time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917, what one planner knows, in one order
         self,
         pool: Pool,
         target: WarmTarget,
