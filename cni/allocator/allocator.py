@@ -177,10 +177,9 @@ class Allocator:
 
         Any input can bring it forward; infinity means until an input.
         """
-        wakeup = self._planner.next_wakeup
         if self._waiting:
-            return min(wakeup, after(self._pool.next_free_at()))
-        return wakeup
+            return min(self._planner.due, after(self._pool.next_free_at()))
+        return self._planner.due
 
     def suspect(self, why: str, now: Instant) -> None:
         """Have the cloud described soon: what it shows may differ from the pool."""

@@ -48,7 +48,6 @@ class Gathering(Planner):
     ) -> None:
         """Begin with the start-up refill, at once."""
         super().__init__(pool, target, limits, taken, waiting, behaviour, now)
-        self._due: float = now
         self._hold_s = max(behaviour.surplus_hold_s, pool.cooldown_s + 60.0)
         self._held_since: float = now
         self._extremes = Extremes(self._hold_s, pool.assigned, now)
@@ -60,16 +59,11 @@ class Gathering(Planner):
         self._spared = False
         """Whether something stayed only because it cools."""
 
-    @property
-    def next_wakeup(self) -> float:
-        """The next instant at which something may be found to do."""
-        return self._due
-
     def stir(self, now: Instant) -> None:
         """Look soon: at once where somebody waits or nothing is free, else after gathering."""
         urgent = self.waiting or self.pool.free == 0
         pause = self.behaviour.gather_urgent_s if urgent else self._gather_s
-        self._due = min(self._due, now + pause)
+        self.due = min(self.due, now + pause)
 
     def observe(self, before: int, now: Instant) -> None:
         """Remember the extremes of assigned addresses."""
@@ -83,13 +77,13 @@ class Gathering(Planner):
 
     def next_action(self, now: Instant) -> CloudAction | None:
         """Grow by all that is missing, else shrink by what was long not needed."""
-        if now < self._due:
+        if now < self.due:
             return None
         if now > self.pool.thaw_at:
             self.pool.thaw(now)
         if self.describe_why:
             if any(isinstance(action, DescribeEnis) for action in self.in_flight.values()):
-                self._due = inf
+                self.due = inf
                 return None
             return self._describe(self.describe_why)
         missing = self._missing()
@@ -284,7 +278,7 @@ class Gathering(Planner):
             due = min(due, look_at)
             mark = inf if look_at < inf else mark
         self.high_water = mark
-        self._due = due
+        self.due = due
 
     def _look_again_at(self, now: Instant) -> float:
         """Return when, without any input, held surplus may go; inf: never."""
@@ -304,7 +298,7 @@ class Gathering(Planner):
 
     def settled(self, outcome: CloudOutcome, now: Instant) -> None:
         """Go on at once; after a failure, after a pause."""
-        self._due = now
+        self.due = now
         if not isinstance(outcome, ActionFailed):
             if self.growth_failure is None:
                 self._failure_pause_s = 0.0

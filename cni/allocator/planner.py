@@ -89,6 +89,8 @@ class Planner:
         self.in_flight: dict[int, CloudAction] = {}
         self.started = False
         """Whether the start-up refill is over."""
+        self.due: float = now
+        """The next instant at which a decision can change without an input."""
         self.low_water = inf
         self.high_water = -inf
         self.idle_enis_matter = True
@@ -114,11 +116,6 @@ class Planner:
 
     def next_action(self, now: Instant) -> CloudAction | None:
         """Return the next action, or None until `next_wakeup`."""
-        raise NotImplementedError
-
-    @property
-    def next_wakeup(self) -> float:
-        """The next instant at which a decision can change without an input."""
         raise NotImplementedError
 
     def observe(self, before: int, now: Instant) -> None:

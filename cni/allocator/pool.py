@@ -254,31 +254,38 @@ class Pool:
 
     def thaw(self, now: Instant) -> None:
         """Move on what has cooled: an address is still cooling at exactly its last instant."""
-        soon, cooling = self._soon, self._cooling
-        if not self._counts_cooling:
+        cooling = self._cooling
+        if self._counts_cooling:
+            soon = cooling
+        else:
+            soon = self._soon
             lead = now + self._lead_s
             while cooling and cooling[0].until < lead:
                 soon.append(cooling.popleft())
                 self.available += 1
-        else:
-            soon = cooling
         while soon and soon[0].until < now:
             slot = soon.popleft()
             slot.until = -inf
             block = slot.block
+            shelf = block.shelf
+            assert shelf is not None
             block.cooling -= 1
-            block.eni.cooling -= 1
+            shelf.eni.cooling -= 1
             self.cooling -= 1
-            self._shelve_slot(slot)
-        self._set_thaw_at()
-
-    def _set_thaw_at(self) -> None:
-        if self._counts_cooling:
-            self.thaw_at = self._cooling[0].until if self._cooling else inf
-            return
-        at = self._soon[0].until if self._soon else inf
-        if self._cooling:
-            at = min(at, self._cooling[0].until - self._lead_s)
+            self.free += 1
+            slots = shelf.slots
+            if not slots:
+                slots.append(slot)
+                self._mark_ready(shelf)
+            elif self._shuffles:
+                # Upstream takes an address it has seen before it takes a fresh one of the
+                # prefix (`data_store.go:1499`).
+                slots.appendleft(slot)
+            else:
+                slots.append(slot)
+        at = soon[0].until if soon else inf
+        if cooling and not self._counts_cooling:
+            at = min(at, cooling[0].until - self._lead_s)
         self.thaw_at = at
 
     def next_free_at(self) -> float:
@@ -291,19 +298,6 @@ class Pool:
         """Return the last instant at which an address of the ENI still cools; -inf: none does."""
         waits = (slot.until for slot in self._cooling if slot.block.eni is eni)
         return max(waits, default=-inf) if eni.cooling else -inf
-
-    def _shelve_slot(self, slot: Slot) -> None:
-        shelf = slot.block.shelf
-        assert shelf is not None
-        if self._shuffles:
-            # Upstream takes an address it has seen before it takes a fresh one of the prefix
-            # (`data_store.go:1499`).
-            shelf.slots.appendleft(slot)
-        else:
-            shelf.slots.append(slot)
-        self.free += 1
-        if len(shelf.slots) == 1:
-            self._mark_ready(shelf)
 
     def take(self, sandbox: SandboxKey, now: Instant) -> Assignment | None:
         """Assign the address of choice to a sandbox that holds none; None where none is free."""
@@ -390,7 +384,7 @@ class Pool:
         self.cooling += 1
         self._cooling.append(slot)
         if self.thaw_at == inf:
-            self._set_thaw_at()
+            self.thaw_at = until - (0.0 if self._counts_cooling else self._lead_s)
 
     def _mark_ready(self, shelf: Shelf) -> None:
         eni = shelf.eni

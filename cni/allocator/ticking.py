@@ -45,7 +45,7 @@ class Ticking(Planner):
         super().__init__(pool, target, limits, taken, waiting, behaviour, now)
         self._grid: float = now
         """The instant of one tick; the others are whole periods away."""
-        self._due: float = now
+        self._tick_s = behaviour.tick_s
         self._steps: deque[Step] = deque()
         self._worked = False
         self._wanted = 0
@@ -57,15 +57,10 @@ class Ticking(Planner):
         # CreateNetworkInterface reports for a missing /28 (cni#3105): it tries each tick.
         self._pausing = DRY - {FailureReason.NO_FREE_PREFIX_UNNAMED}
 
-    @property
-    def next_wakeup(self) -> float:
-        """The next tick at which something may be found to do."""
-        return inf if self.in_flight else self._due
-
     def stir(self, now: Instant) -> None:
         """Look at the next tick."""
-        if self._due > now + self.behaviour.tick_s:
-            self._due = self._tick_after(now)
+        if self.due > now + self._tick_s and not self.in_flight:
+            self.due = self._tick_after(now)
 
     def _tick_after(self, instant: float) -> float:
         """Return the first tick after an instant."""
@@ -82,7 +77,7 @@ class Ticking(Planner):
 
     def next_action(self, now: Instant) -> CloudAction | None:
         """Go on with this tick's steps, or begin a tick that is due."""
-        if self.in_flight or now < self._due:
+        if self.in_flight or now < self.due:
             return None
         if not self._steps and not self._worked:
             self._begin(now)
@@ -90,6 +85,7 @@ class Ticking(Planner):
             action = self._steps[0](now)
             if action is not None:
                 self._worked = True
+                self.due = inf
                 return action
             self._steps.popleft()
         self._end(now)
@@ -124,11 +120,11 @@ class Ticking(Planner):
             pause = self.behaviour.tick_s if self.started else self.behaviour.tick_phase_s
             self._worked = False
             self.started = True
-            self._grid = self._due = now + pause
+            self._grid = self.due = now + pause
             self.low_water, self.high_water = inf, -1
             return
         counts = self.pool.counts()
-        self._due = self._next_change(counts, now)
+        self.due = self._next_change(counts, now)
         blocked = not self.can_grow(now) or now <= self.backoff_until
         self.low_water = -inf if blocked else self.target.low_water(counts)
         self.high_water = self.mark_for_releases(counts)
@@ -210,7 +206,8 @@ class Ticking(Planner):
     # What became of it.
 
     def settled(self, outcome: CloudOutcome, now: Instant) -> None:
-        """Decide whether this tick's growth goes on."""
+        """Decide whether this tick's growth goes on, which it does at once."""
+        self.due = now
         if not isinstance(outcome, ActionFailed):
             if self._steps and self._steps[0] == self._increase:
                 self._wanted = 0
