@@ -47,6 +47,8 @@ class Kubelet:
         self._node: array[int] = recorder.node
         self._patience: dict[int, simpy.Event] = {}
         """Of each pod whose ADD waits in line: the event at which its time is over."""
+        self._gone: set[int] = set()
+        """Pods removed before they had an address: their retries come to nothing."""
 
     def add(self, pod: int, node: SimNode) -> None:
         """Run a pod on a node: its first ADD comes now."""
@@ -72,9 +74,7 @@ class Kubelet:
             self._served(pod, node, assignment, sandbox)
         node.poke()
 
-    def _served(
-        self, pod: int, node: SimNode, assignment: Assignment, sandbox: SandboxKey
-    ) -> None:
+    def _served(self, pod: int, node: SimNode, assignment: Assignment, sandbox: SandboxKey) -> None:
         now = self._env.now
         self._served_at[pod] = now
         if node.auditor is not None:
@@ -100,6 +100,21 @@ class Kubelet:
         node.poke()
         self._on_gone(pod, node)
 
+    def remove(self, pod: int, node: SimNode) -> None:
+        """Delete a pod now, whether it has its address, waits for it, or will retry."""
+        now = Instant(self._env.now)
+        sandbox = SandboxKey(NETWORK, str(pod), IFNAME)
+        if node.allocator.find(sandbox) is not None:
+            self._recorder.released_at[pod] = now
+            assignment = node.allocator.release(sandbox, now)
+            if node.auditor is not None:
+                node.auditor.released(assignment, node.allocator)
+        else:
+            self._gone.add(pod)
+            self._patience.pop(pod, None)
+            node.allocator.stop_waiting(sandbox, now)
+        node.poke()
+
     def _lose_patience(self, event: simpy.Event) -> None:
         pod, node = event._value  # noqa: SLF001 - typed as Any where the property is not
         if self._patience.get(pod) is not event:
@@ -123,4 +138,5 @@ class Kubelet:
 
     def _retry(self, event: simpy.Event) -> None:
         pod, node = event._value  # noqa: SLF001 - as above
-        self._try(pod, node)
+        if pod not in self._gone:
+            self._try(pod, node)

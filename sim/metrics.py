@@ -351,6 +351,7 @@ def summarise(record: RunRecord) -> Summary:
         trace_notes=header.trace_notes,
         warnings=header.warnings,
         scenario=dict(header.scenario),
+        command=header.command,
         end_s=header.end_s,
     )
 

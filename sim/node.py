@@ -182,5 +182,3 @@ def _at_once(recipe: Any, cloud: CloudModel) -> Any:  # noqa: ANN401 - a Recipe 
                 raise AssertionError(message)
     except StopIteration as stop:
         return stop.value
-
-

@@ -22,7 +22,8 @@ class RunHeader:
     """What was run: enough to run it again, and the first thing in every report.
 
     `settings` are the effective variables by name; `cooldown_s` is IP_COOLDOWN_PERIOD;
-    `scenario` is everything else that shaped the run, ready to print.
+    `scenario` is everything else that shaped the run, ready to print, and `command` the words
+    that make it again, where it was made by a command.
     """
 
     behaviour: str
@@ -38,6 +39,7 @@ class RunHeader:
     cooldown_s: float
     warnings: tuple[str, ...] = ()
     scenario: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,9 +150,7 @@ class Recorder:
 
     def call(self, node: int, api: str, started: float, ended: float, error: str) -> None:
         """Note one attempt of a call; `error` is EC2's code, empty for success."""
-        _append(
-            self._calls, started, ended, node, self.apis.code(api), self.errors.code(error)
-        )
+        _append(self._calls, started, ended, node, self.apis.code(api), self.errors.code(error))
 
     def subnet(self, t: float, subnet: int, free: int, free_prefixes: int) -> None:
         """Note a subnet's free addresses and free /28s after a change."""

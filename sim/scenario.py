@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from cni.allocator.behaviour import NATIVE, Behaviour
 from cni.allocator.model import BlockKind, NodeLimits
 from cni.allocator.targets import WarmEni, WarmTarget
+from cni.settings import Settings, effective
 from sim.cloud_numbers import CloudNumbers
+from sim.node_type import HOST_NETWORK_PODS, NodeType
 from sim.scheduler import Capacity, Placement
 from sim.subnet import Reservation
 from sim.vpc import InstanceShape
@@ -64,6 +66,8 @@ class Scenario:
     ignore_requests: bool = False
     warm: bool = True
     checks: bool = True
+    command: tuple[str, ...] = ()
+    """The words that make this run again, for its report."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run; raises ScenarioError."""
@@ -95,3 +99,60 @@ class Scenario:
             "start": "warm" if self.warm else "cold",
             "checks": "on" if self.checks else "off",
         }
+
+
+def scenario_for(
+    node_type: NodeType,
+    settings: Settings,
+    *,
+    subnets: tuple[SubnetPlan, ...],
+    behaviour: Behaviour = NATIVE,
+    nodes: int = 1,
+    max_pods: int | None = None,
+    seed: int = 0,
+    placement: Placement = "spread",
+    ignore_requests: bool = False,
+    warm: bool = True,
+    checks: bool = True,
+    numbers: CloudNumbers | None = None,
+    command: tuple[str, ...] = (),
+) -> Scenario:
+    """Make a scenario from a node type and settings, as the command line and notebooks do.
+
+    `max_pods` None takes EKS's own value for the type and mode; host-network pods count in it.
+    Raises ScenarioError.
+    """
+    kind = settings.kind
+    pods = node_type.max_pods(kind) if max_pods is None else max_pods
+    if pods <= HOST_NETWORK_PODS:
+        raise ScenarioError(f"max-pods {pods} leaves no room beside aws-node and kube-proxy")
+    warnings = [*settings.warnings]
+    if pods - HOST_NETWORK_PODS > node_type.addresses(kind):
+        warnings.append(
+            f"max-pods {pods} promises more pods than {node_type.name} has addresses for"
+            f" ({node_type.addresses(kind)}): the kubelet accepts pods that wait for ever"
+        )
+    enis = min(node_type.enis, settings.max_eni or node_type.enis)
+    cpu_m = 0 if ignore_requests else node_type.allocatable_cpu_m()
+    memory_mib = 0 if ignore_requests else node_type.allocatable_memory_mib(pods)
+    return Scenario(
+        subnets=subnets,
+        limits=NodeLimits(enis, node_type.ipv4_per_eni - 1, pods),
+        shape=node_type.shape,
+        instance=node_type.name,
+        nodes=nodes,
+        capacity=Capacity(pods - HOST_NETWORK_PODS, cpu_m, memory_mib),
+        behaviour=behaviour,
+        target=settings.target,
+        kind=kind,
+        cooldown_s=settings.ip_cooldown_period_s,
+        settings=effective(settings),
+        warnings=tuple(warnings),
+        seed=seed,
+        numbers=CloudNumbers.load() if numbers is None else numbers,
+        placement=placement,
+        ignore_requests=ignore_requests,
+        warm=warm,
+        checks=checks,
+        command=command,
+    )

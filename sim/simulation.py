@@ -221,6 +221,7 @@ class _Run:
             cooldown_s=scenario.cooldown_s,
             warnings=scenario.warnings,
             scenario=scenario.described(),
+            command=scenario.command,
         )
 
 
@@ -247,4 +248,3 @@ def _node_names(scenario: Scenario, trace: Trace) -> tuple[str, ...]:
         message = f"the trace names {len(named)} nodes, the scenario has {scenario.nodes}"
         raise ScenarioError(message)
     return (*named, *(f"node-{n}" for n in range(len(named), scenario.nodes)))
-

@@ -114,5 +114,5 @@ def _codes(array: pa.Array, words: Sequence[str]) -> NDArray[np.int32]:
 
 
 def _header(fields: dict[str, Any]) -> RunHeader:
-    tuples = ("nodes", "subnets", "trace_notes", "warnings")
+    tuples = ("nodes", "subnets", "trace_notes", "warnings", "command")
     return RunHeader(**fields | {name: tuple(fields[name]) for name in tuples})

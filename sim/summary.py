@@ -151,6 +151,7 @@ class Summary:
     trace_notes: tuple[str, ...]
     warnings: tuple[str, ...]
     scenario: Mapping[str, str]
+    command: tuple[str, ...]
     end_s: float
 
     @property
@@ -191,6 +192,7 @@ class Summary:
             "trace_notes": list(self.trace_notes),
             "warnings": list(self.warnings),
             "scenario": dict(self.scenario),
+            "command": list(self.command),
             "end_s": _rounded(self.end_s),
         }
 

@@ -195,6 +195,8 @@ def header_rows(summary: Summary) -> list[tuple[str, str]]:
 
 def run_again(summary: Summary) -> str:
     """Return the command that makes the same run, ready for a shell."""
+    if summary.command:
+        return shlex.join(summary.command)
     words = ["warmbench", "replay", *_same(summary), "--behaviour", summary.behaviour]
     for name, value in summary.settings.items():
         words += ["--set", f"{name}={value}"]
@@ -266,6 +268,8 @@ def told_apart(a: Summary, b: Summary) -> tuple[str, str]:
 
 def compare_again(a: Summary, b: Summary) -> list[str]:
     """Return the command, or the two, that make the same two runs."""
+    if a.command and a.command == b.command:
+        return [shlex.join(a.command)]
     if a.behaviour != b.behaviour or _same(a) != _same(b):
         return [run_again(a), run_again(b)]
     words = ["warmbench", "compare", *_same(a), "--behaviour", a.behaviour]

@@ -1,0 +1,91 @@
+"""warmbench: parse, call, print; nothing else.
+
+The commands live beside this file by subject. Whatever goes wrong reaches the user as one line
+that says what to do: exit 2 for bad input, 1 where a gate found something worse, 130 after
+Ctrl-C, 70 for a fault of ours.
+"""
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sim import cli_data, cli_regress, cli_runs
+
+DEBUG = "WARMBENCH_DEBUG"
+
+app = typer.Typer(
+    name="warmbench",
+    help="Judge warm-pool settings of the Amazon VPC CNI plug-in before they are deployed:"
+    " replay pod churn through the allocator that runs on nodes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("node")(cli_runs.node)
+app.command("replay")(cli_runs.replay)
+app.command("compare")(cli_runs.compare)
+app.command("regress")(cli_regress.regress)
+app.command("limits")(cli_data.limits)
+app.add_typer(cli_data.trace_app, name="trace")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        try:
+            typer.echo(f"warmbench {version('warmbench')}")
+        except PackageNotFoundError:
+            typer.echo("warmbench (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options before any command."""
+
+
+def main() -> None:
+    """Run the command line; no traceback reaches a user, unless WARMBENCH_DEBUG asks for it."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.print("warmbench: interrupted; nothing half-written is left")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone (`warmbench … | head`): not an error, and nobody to tell.
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115, PLW1514 - closed with the process
+        sys.exit(0)
+    except (ValueError, LookupError, OSError) as error:
+        if os.environ.get(DEBUG):
+            raise
+        for line in _told(error):
+            console.print(f"warmbench: {line}")
+        sys.exit(2)
+    except Exception as error:  # noqa: BLE001 - the last fence before the user
+        if os.environ.get(DEBUG):
+            raise
+        console.print(
+            f"warmbench: a fault of warmbench itself: {type(error).__name__}: {error}\n"
+            f"warmbench: run again with {DEBUG}=1 for the details a bug report needs"
+        )
+        sys.exit(70)
+
+
+def _told(error: Exception) -> list[str]:
+    """Return an error's lines; a KeyError's text is its key in quotes, so take its argument."""
+    text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+    return text.splitlines() or [type(error).__name__]
+
+
+if __name__ == "__main__":
+    main()
