@@ -63,7 +63,7 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader has gone (`warmbench … | head`): not an error, and nobody to tell.
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115, PLW1514 - closed with the process
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - closed with the process
         sys.exit(0)
     except (ValueError, LookupError, OSError) as error:
         if os.environ.get(DEBUG):
@@ -71,7 +71,7 @@ def main() -> None:
         for line in _told(error):
             console.print(f"warmbench: {line}")
         sys.exit(2)
-    except Exception as error:  # noqa: BLE001 - the last fence before the user
+    except Exception as error:
         if os.environ.get(DEBUG):
             raise
         console.print(

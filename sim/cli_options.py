@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHOW_PROGRESS_AFTER_S = 2.0
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How a command prints."""
 
     TABLE = "table"
@@ -36,7 +36,7 @@ class Format(str, Enum):
     CSV = "csv"
 
 
-class BehaviourName(str, Enum):
+class BehaviourName(StrEnum):
     """Whose allocator decides."""
 
     NATIVE = "native"
@@ -48,7 +48,7 @@ class BehaviourName(str, Enum):
         return PRESETS[self.value]
 
 
-class PlacementName(str, Enum):
+class PlacementName(StrEnum):
     """How pods without a node are placed."""
 
     SPREAD = "spread"
@@ -248,7 +248,8 @@ def print_rows(
         return
     table = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
     for head, example in zip(heads, rows[0] if rows else heads, strict=True):
-        table.add_column(head, justify="right" if isinstance(example, int | float) else "left")
+        number = isinstance(example, int | float)
+        table.add_column(head, justify="right" if number else "left", no_wrap=not number)
     for row in rows:
         table.add_row(*(str(value) for value in row))
     Console(highlight=False, markup=False).print(table)

@@ -22,8 +22,18 @@ if TYPE_CHECKING:
     from sim.trace import Trace
 
 NODE_COLUMNS = (
-    "pods enis addresses prefixes assigned available free_prefixes per_eni calls refused settled"
-).split()
+    "pods",
+    "enis",
+    "addresses",
+    "prefixes",
+    "assigned",
+    "available",
+    "free_prefixes",
+    "per_eni",
+    "calls",
+    "refused",
+    "settled",
+)
 
 
 def node(

@@ -24,7 +24,7 @@ NETWORK, IFNAME = "aws-cni", "eth0"
 class Kubelet:
     """The kubelets of all nodes: they differ in nothing that matters here."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each part it is wired to
         self,
         env: simpy.Environment,
         recorder: Recorder,

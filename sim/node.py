@@ -39,7 +39,7 @@ class SimNode:
         "name",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each part it is wired to
         self,
         env: simpy.Environment,
         index: int,

@@ -42,7 +42,7 @@ class NodeType:
         return self.enis * (self.ipv4_per_eni - 1) * kind.addresses
 
     def max_pods(self, kind: BlockKind) -> int:
-        """The kubelet's max-pods as EKS sets it, host-network pods included."""
+        """Return the kubelet's max-pods as EKS sets it, host-network pods included."""
         by_addresses = self.addresses(kind) + HOST_NETWORK_PODS
         if kind is BlockKind.SECONDARY_IP:
             return by_addresses

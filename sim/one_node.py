@@ -65,7 +65,7 @@ class Holding:
         return asdict(self) | {"per_eni": list(self.per_eni)}
 
 
-def hold(
+def hold(  # noqa: PLR0913 - the questions one can ask of a node, by name
     node_type: NodeType,
     settings: Settings,
     pods: Sequence[int],
@@ -99,7 +99,7 @@ def hold(
 class _OneNode:
     """One node, its pods and its own EC2."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each part it is wired to
         self,
         node_type: NodeType,
         settings: Settings,

@@ -31,8 +31,10 @@ class ScenarioError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SubnetPlan:
-    """A subnet as the scenario wants it: `used` is a share below 1, or a count, of addresses
-    that others hold."""
+    """A subnet as the scenario wants it.
+
+    `used` is a share below 1, or a count, of addresses that others hold.
+    """
 
     cidr: str
     used: float = 0.0
@@ -101,7 +103,7 @@ class Scenario:
         }
 
 
-def scenario_for(
+def scenario_for(  # noqa: PLR0913 - what shapes a run, by name
     node_type: NodeType,
     settings: Settings,
     *,

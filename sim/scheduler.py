@@ -88,7 +88,7 @@ class Scheduler:
                 short["max-pods"] += 1
             elif self._cpu[node] + cpu_m > self._cpu_max:
                 short["cpu"] += 1
-            else:
+            elif self._memory[node] + memory_mib > self._memory_max:
                 short["memory"] += 1
         return max(short, key=lambda resource: short[resource])
 

@@ -151,8 +151,8 @@ class Summary:
     trace_notes: tuple[str, ...]
     warnings: tuple[str, ...]
     scenario: Mapping[str, str]
-    command: tuple[str, ...]
     end_s: float
+    command: tuple[str, ...] = ()
 
     @property
     def taken_mean(self) -> float:

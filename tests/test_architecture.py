@@ -42,6 +42,7 @@ ALLOWED = {
         "sim/fleet.py",
         "sim/kubelet.py",
         "sim/node.py",
+        "sim/one_node.py",
         "sim/simulation.py",
     ],
     "typer": ["sim/cli*.py", "sim/commands/*.py"],
