@@ -100,7 +100,9 @@ class Allocator:
         assignment = pool.give_back(slot, now)
         planner = self._planner
         assigned = pool.assigned
-        if pool.total - assigned > planner.high_water or slot.block.eni.assigned == 0:
+        if pool.total - assigned > planner.high_water or (
+            slot.block.eni.assigned == 0 and planner.idle_enis_matter
+        ):
             planner.stir(now)
         if assigned < planner.assigned_low or now >= planner.extremes_until:
             planner.observe(assigned + 1, now)

@@ -57,6 +57,8 @@ class Gathering(Planner):
         self._regretted_at = -inf
         self._failure_pause_s = 0.0
         self._gather_s = behaviour.gather_s
+        self._spared = False
+        """Whether something stayed only because it cools."""
 
     @property
     def next_wakeup(self) -> float:
@@ -190,10 +192,13 @@ class Gathering(Planner):
         counts = self._counts_of_window(now)
         surplus = self.target.surplus(counts)
         enis = [eni for eni in self.pool.enis_in_ring() if not eni.leaving and not eni.suspect]
-        for eni in reversed(enis):
-            if self._eni_can_go(eni, counts, now):
-                self._note_removal(now)
-                return self._detach(eni, f"its addresses were not needed for {self.target}")
+        eni = self._eni_to_detach(enis, counts, now)
+        if eni is not None:
+            self._note_removal(now)
+            return self._detach(eni, f"its addresses were not needed for {self.target}")
+        self._spared = surplus > 0 or (
+            self.idle_enis_matter and any(e.cooling and not e.assigned for e in enis)
+        )
         if not surplus and not self.pool.foreign:
             return None
         for eni in reversed(enis):
@@ -235,15 +240,25 @@ class Gathering(Planner):
             blocks_free=max(min(counts.blocks_free, counts.blocks_total - full), 0),
         )
 
-    def _eni_can_go(self, eni: PooledEni, counts: PoolCounts, now: Instant) -> bool:
-        if eni.is_primary or eni.busy or eni.assigned or eni.cooling:
-            return False
-        if now < eni.attached_at + self.behaviour.eni_min_age_s:
-            return False
+    def _eni_to_detach(
+        self, enis: list[PooledEni], counts: PoolCounts, now: Instant
+    ) -> PooledEni | None:
+        """Return the ENI of the highest device index that nobody needs, if there is one."""
         if not self.target.frees_enis(counts):
-            return False
-        rest = self._as_if_assigned(self.pool.rest(eni), counts.assigned)
-        return rest.available >= 0 and self.target.eni_can_go(rest)
+            return None
+        too_large = inf
+        for eni in reversed(enis):
+            young = now < eni.attached_at + self.behaviour.eni_min_age_s
+            if eni.is_primary or eni.assigned or eni.cooling or eni.busy or young:
+                continue
+            if eni.serving >= too_large:
+                continue
+            rest = self._as_if_assigned(self.pool.rest(eni.serving), counts.assigned)
+            if rest.available >= 0 and self.target.eni_can_go(rest):
+                return eni
+            # What cannot do without this ENI cannot do without one of the same size.
+            too_large = eni.serving
+        return None
 
     # Resting.
 
@@ -260,14 +275,14 @@ class Gathering(Planner):
         if self.target.on_demand:
             self.low_water = -inf
         idle = self.pool.total - self.pool.assigned
-        idle_eni = any(not eni.is_primary and not eni.assigned for eni in self.pool.enis.values())
-        mark = -1 if idle_eni else self.target.high_water(counts)
-        if idle > mark and not self.in_flight:
+        self.pool.packed = idle > self.target.high_water(counts)
+        mark = self.mark_for_releases(counts)
+        if idle >= mark and not self.in_flight:
             # There is surplus, held for now: look again when something can have changed, and
             # until then hear of no DEL that does not make more of it.
             look_at = self._look_again_at(now)
-            mark = inf if look_at < inf else idle
             due = min(due, look_at)
+            mark = inf if look_at < inf else mark
         self.high_water = mark
         self._due = due
 
@@ -281,7 +296,8 @@ class Gathering(Planner):
             for eni in self.pool.enis.values()
             if not eni.is_primary and not eni.assigned
         )
-        instants = (self._extremes.changes_at, after(self.pool.next_free_at()), *ages)
+        cooled_at = after(self.pool.next_free_at()) if self._spared else inf
+        instants = (self._extremes.changes_at, cooled_at, *ages)
         return min((instant for instant in instants if instant > now), default=inf)
 
     # What became of it.

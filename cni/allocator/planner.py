@@ -34,6 +34,7 @@ from cni.allocator.model import (
     EniId,
     Instant,
     NodeLimits,
+    PoolCounts,
     SandboxKey,
 )
 from cni.allocator.pool import Pool
@@ -90,6 +91,8 @@ class Planner:
         """Whether the start-up refill is over."""
         self.low_water = inf
         self.high_water = -inf
+        self.idle_enis_matter = True
+        """Whether to stir when an ENI loses its last sandbox."""
         self.extremes_until = inf
         self.assigned_high: float = inf
         self.assigned_low: float = -inf
@@ -192,6 +195,25 @@ class Planner:
         return self.room_for_eni(now) or any(
             eni.room and not eni.leaving for eni in self.pool.enis.values()
         )
+
+    def mark_for_releases(self, counts: PoolCounts) -> float:
+        """Return above how many addresses without a sandbox a DEL can change a decision.
+
+        Where something may go already, only more of it matters; but the same number of free
+        addresses can lie in more free prefixes than before.
+        """
+        idle = self.pool.total - self.pool.assigned
+        mark = self.target.high_water(counts)
+        smallest = min(
+            (eni.serving for eni in self.pool.enis.values() if not eni.is_primary), default=0
+        )
+        self.idle_enis_matter = self.target.frees_enis(counts) and self.target.eni_can_go(
+            self.pool.rest(smallest)
+        )
+        idle_eni = any(not e.is_primary and not e.assigned for e in self.pool.enis.values())
+        if not idle_eni and idle <= mark:
+            return mark
+        return idle if self.pool.per_block == 1 else -1
 
     def expected_blocks(self) -> int:
         """Blocks that growth in flight will bring."""

@@ -118,6 +118,7 @@ class Pool:
         """Put a block that holds nothing into service."""
         eni = block.eni
         block.shelf = shelf = self._shelf_for(eni)
+        eni.serving += 1
         self.blocks_total += 1
         self.blocks_free += 1
         self.total += self.per_block
@@ -166,6 +167,7 @@ class Pool:
             self.available -= self.per_block
         else:
             self.available -= kept
+        block.eni.serving -= 1
         self.blocks_total -= 1
         self.blocks_free -= 1
         if self.kind is BlockKind.PREFIX:
@@ -210,6 +212,7 @@ class Pool:
                     self.free -= 1
                     self.available -= 1
             self.total -= len(others)
+            block.eni.serving -= 1
             self.blocks_total -= 1
             self._close_shelf(block)
         block.slots = holders
@@ -479,21 +482,16 @@ class Pool:
             enis=sum(not eni.leaving for eni in self.enis.values()),
         )
 
-    def rest(self, without: PooledEni) -> PoolCounts:
-        """Return the counts of the other ENIs, for the question whether this one can go."""
-        own = [b for b in without.blocks.values() if not b.leaving and not b.foreign]
-        size = len(own) * self.per_block
-        soon = sum(slot.block.eni is without for slot in self._soon)
-        own_available = size - without.assigned
-        if not self._counts_cooling:
-            own_available -= without.cooling - soon
+    def rest(self, blocks: int) -> PoolCounts:
+        """Return the counts if an ENI with so many blocks, none of them in use, went."""
+        size = blocks * self.per_block
         return PoolCounts(
             addresses_total=self.total - size,
-            assigned=self.assigned - without.assigned,
-            cooling=self.cooling - without.cooling,
-            available=self.available - own_available,
-            blocks_total=self.blocks_total - len(own),
-            blocks_free=self.blocks_free - sum(b.assigned == 0 for b in own),
+            assigned=self.assigned,
+            cooling=self.cooling,
+            available=self.available - size,
+            blocks_total=self.blocks_total - blocks,
+            blocks_free=self.blocks_free - blocks,
             addresses_per_block=self.per_block,
             blocks_per_eni=self.blocks_per_eni,
             enis=sum(not eni.leaving for eni in self.enis.values()) - 1,
@@ -530,6 +528,8 @@ class Pool:
 
     def _check_eni(self, eni: PooledEni) -> None:
         blocks = list(eni.blocks.values())
+        serving = sum(not block.foreign and not block.leaving for block in blocks)
+        _same(f"{eni.eni_id} serving", eni.serving, serving)
         _same(f"{eni.eni_id} assigned", eni.assigned, sum(b.assigned for b in blocks))
         _same(f"{eni.eni_id} cooling", eni.cooling, sum(b.cooling for b in blocks))
         for block in blocks:

@@ -70,6 +70,7 @@ class PooledEni:
         "leaving",
         "place",
         "primary_ip",
+        "serving",
         "shelves",
         "suspect",
     )
@@ -85,6 +86,8 @@ class PooledEni:
         self.shelves: Places[Shelf] = Places()
         self.assigned = 0
         self.cooling = 0
+        self.serving = 0
+        """Blocks in service: neither foreign nor leaving."""
         self.leaving = False
         self.busy = 0
         """Id of the action in flight on this ENI; 0 is none."""

@@ -131,8 +131,7 @@ class Ticking(Planner):
         self._due = self._next_change(counts, now)
         blocked = not self.can_grow(now) or now <= self.backoff_until
         self.low_water = -inf if blocked else self.target.low_water(counts)
-        idle_eni = any(not eni.is_primary and eni.assigned == 0 for eni in self.pool.enis.values())
-        self.high_water = -1 if idle_eni else self.target.high_water(counts)
+        self.high_water = self.mark_for_releases(counts)
 
     def _next_change(self, counts: PoolCounts, now: Instant) -> float:
         """Return the tick at which, without any input, a decision can change."""
@@ -203,7 +202,7 @@ class Ticking(Planner):
                 or now < self._old_enough_at(eni)
             ):
                 continue
-            if self.target.eni_can_go(self.pool.rest(eni)):
+            if self.target.eni_can_go(self.pool.rest(eni.serving)):
                 self._steps[0] = _nothing
                 return self._detach(eni, f"its addresses are not needed for {self.target}")
         return None
