@@ -6,8 +6,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -34,6 +35,9 @@ NODE_COLUMNS = (
     "refused",
     "settled",
 )
+
+QUIET = {"/28s": 0, "free /28s": 0, "refused": 0, "settled": "yes"}
+"""Columns of the table that are left out where every row says the same: nothing of note."""
 
 
 def node(
@@ -79,9 +83,35 @@ def node(
         holdings.append(holding.as_dict())
     if output is opt.Format.JSON:
         return
-    rows = [[_cell(holding[name]) for name in NODE_COLUMNS] for holding in holdings]
+    if output is opt.Format.CSV:
+        rows = [[_cell(holding[name]) for name in NODE_COLUMNS] for holding in holdings]
+        opt.print_rows(rows, NODE_COLUMNS, output)
+        return
     title = f"{node_type.name}, {behaviour.value}, {chosen.target}"
-    opt.print_rows(rows, NODE_COLUMNS, output, title=title)
+    told = [_told(holding) for holding in holdings]
+    heads = [
+        head
+        for head in told[0]
+        if head not in QUIET or any(row[head] != QUIET[head] for row in told)
+    ]
+    opt.print_rows([[row[head] for head in heads] for row in told], heads, output, title=title)
+
+
+def _told(holding: dict[str, Any]) -> dict[str, object]:
+    """Return what a terminal of 80 columns has room for: runs of equal ENIs, calls in all."""
+    runs = ((size, len(list(same))) for size, same in groupby(holding["per_eni"]))
+    return {
+        "pods": holding["pods"],
+        "ENIs": holding["enis"],
+        "addresses": holding["addresses"],
+        "free": holding["available"],
+        "/28s": holding["prefixes"],
+        "free /28s": holding["free_prefixes"],
+        "per ENI": ", ".join(f"{size} x{many}" if many > 1 else str(size) for size, many in runs),
+        "EC2 calls": sum(holding["calls"].values()),
+        "refused": holding["refused"],
+        "settled": _cell(holding["settled"]),
+    }
 
 
 def _counts(text: str) -> list[int]:
