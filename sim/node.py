@@ -32,7 +32,7 @@ class SimNode:
         "_on_served",
         "_recorder",
         "_scenario",
-                "allocator",
+        "allocator",
         "auditor",
         "index",
         "name",
