@@ -116,8 +116,7 @@ class ByCount:
             levels.append(0)
         levels[count] |= bit
         self._counts[node] = count
-        if count < self._hint:
-            self._hint = count
+        self._hint = min(self._hint, count)
 
     def binding(self, cpu_m: int, memory_mib: int) -> str:  # noqa: ARG002 - as above
         """Return what nodes are short of: only max-pods counts here."""
@@ -209,10 +208,8 @@ class ByShare:
         share = self._pods[node] / self._capacity.pods
         cpu = self._cpu[node] / self._cpu_max
         memory = self._memory[node] / self._memory_max
-        if cpu > share:
-            share = cpu
-        if memory > share:
-            share = memory
+        share = max(share, cpu)
+        share = max(share, memory)
         self._shares[node] = share = self._sign * share
         heapq.heappush(self._heap, (share, node))
         if len(self._heap) > 4 * len(self._pods) + 1024:

@@ -40,10 +40,8 @@ class Extremes:
             self._forget(now)
             self.high = self.low = before
             self.until = now + self._width
-        if after > self.high:
-            self.high = after
-        if after < self.low:
-            self.low = after
+        self.high = max(self.high, after)
+        self.low = min(self.low, after)
 
     def _forget(self, now: float) -> None:
         while self._past and self._past[0][0] <= now - self.window_s:

@@ -77,7 +77,7 @@ class Planner:
         taken: Collection[int],
         waiting: Mapping[SandboxKey, Instant],
         behaviour: Behaviour,
-        now: Instant,  # noqa: ARG002, subclasses count from it
+        now: Instant,
     ) -> None:
         """Plan for `pool`; `taken` are device indices of ENIs that are not ours."""
         self.pool = pool
