@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable
 
 import simpy
+from simpy.events import Timeout
 
 from cni.allocator.errors import NoFreeAddress
 from cni.allocator.model import Assignment, Instant, SandboxKey
@@ -45,6 +46,8 @@ class Kubelet:
         self._added_at: array[float] = recorder.added_at
         self._served_at: array[float] = recorder.served_at
         self._node: array[int] = recorder.node
+        self._released_at: array[float] = recorder.released_at
+        self._on_leave = self._leave
         self._patience: dict[int, simpy.Event] = {}
         """Of each pod whose ADD waits in line: the event at which its time is over."""
         self._gone: set[int] = set()
@@ -57,47 +60,58 @@ class Kubelet:
         self._try(pod, node)
 
     def _try(self, pod: int, node: SimNode) -> None:
+        """Make one ADD. Nearly every pod passes here once, so it is written flat."""
         now = Instant(self._env.now)
         allocator = node.allocator
         sandbox = SandboxKey(NETWORK, str(pod), IFNAME)
         try:
             assignment = allocator.assign(sandbox, now)
         except NoFreeAddress as refusal:
-            if self._add_wait_s and refusal.may_come:
-                allocator.wait(sandbox, now)
-                patience = self._env.timeout(self._add_wait_s, (pod, node))
-                patience.callbacks.append(self._lose_patience)
-                self._patience[pod] = patience
-            else:
-                self._refuse(pod, node, refusal)
-        else:
-            self._served(pod, node, assignment, sandbox)
-        node.poke()
+            self._wait_or_refuse(pod, node, sandbox, refusal)
+            node.poke()
+            return
+        self._served_at[pod] = now
+        if node.auditor is not None:
+            node.auditor.assigned(node.name, assignment, allocator, now)
+        life = self._lives[pod]
+        if now + life <= self._end_s:
+            Timeout(self._env, life, (pod, node, sandbox)).callbacks.append(self._on_leave)
+        if allocator.next_wakeup < node.wake_at:
+            node.poke()
 
-    def _served(self, pod: int, node: SimNode, assignment: Assignment, sandbox: SandboxKey) -> None:
+    def _wait_or_refuse(
+        self, pod: int, node: SimNode, sandbox: SandboxKey, refusal: NoFreeAddress
+    ) -> None:
+        if self._add_wait_s and refusal.may_come:
+            node.allocator.wait(sandbox, Instant(self._env.now))
+            patience = self._env.timeout(self._add_wait_s, (pod, node))
+            patience.callbacks.append(self._lose_patience)
+            self._patience[pod] = patience
+        else:
+            self._refuse(pod, node, refusal)
+
+    def served_in_line(self, node: SimNode, assignment: Assignment) -> None:
+        """Hear that an ADD which waited has its address."""
+        sandbox = assignment.sandbox
+        pod = int(sandbox.container_id)
+        del self._patience[pod]
         now = self._env.now
         self._served_at[pod] = now
         if node.auditor is not None:
             node.auditor.assigned(node.name, assignment, node.allocator, now)
         life = self._lives[pod]
         if now + life <= self._end_s:
-            departure = self._env.timeout(life, (pod, node, sandbox))
-            departure.callbacks.append(self._leave)
-
-    def served_in_line(self, node: SimNode, assignment: Assignment) -> None:
-        """Hear that an ADD which waited has its address."""
-        pod = int(assignment.sandbox.container_id)
-        del self._patience[pod]
-        self._served(pod, node, assignment, assignment.sandbox)
+            Timeout(self._env, life, (pod, node, sandbox)).callbacks.append(self._on_leave)
 
     def _leave(self, event: simpy.Event) -> None:
         pod, node, sandbox = event._value  # noqa: SLF001 - the property costs a call for each pod
-        now = self._env.now
-        self._recorder.released_at[pod] = now
-        assignment = node.allocator.release(sandbox, now)
+        allocator = node.allocator
+        self._released_at[pod] = now = self._env.now
+        assignment = allocator.release(sandbox, now)
         if node.auditor is not None:
-            node.auditor.released(assignment, node.allocator)
-        node.poke()
+            node.auditor.released(assignment, allocator)
+        if allocator.next_wakeup < node.wake_at:
+            node.poke()
         self._on_gone(pod, node)
 
     def remove(self, pod: int, node: SimNode) -> None:

@@ -32,11 +32,11 @@ class SimNode:
         "_on_served",
         "_recorder",
         "_scenario",
-        "_wake_at",
         "allocator",
         "auditor",
         "index",
         "name",
+        "wake_at",
     )
 
     def __init__(  # noqa: PLR0913, PLR0917 - one for each part it is wired to
@@ -56,7 +56,7 @@ class SimNode:
         self._cloud = cloud
         self._recorder = recorder
         self._on_served = on_served
-        self._wake_at = inf
+        self.wake_at = inf
         self.auditor = auditor
         self.index = index
         self.name = name
@@ -96,21 +96,21 @@ class SimNode:
     def poke(self) -> None:
         """Look after an input whether the node must wake earlier than it would."""
         wakeup = self.allocator.next_wakeup
-        if wakeup < self._wake_at:
+        if wakeup < self.wake_at:
             self._wake(wakeup)
 
     def _wake(self, at: float) -> None:
         now = self._env.now
         if at == inf:
             return
-        self._wake_at = at
+        self.wake_at = at
         event = self._env.timeout(max(at - now, 0.0), at)
         event.callbacks.append(self._on_wake)
 
     def _on_wake(self, event: simpy.Event) -> None:
-        if event.value != self._wake_at:
+        if event.value != self.wake_at:
             return  # An earlier wake-up has replaced this one.
-        self._wake_at = inf
+        self.wake_at = inf
         self.maintain()
 
     def maintain(self) -> None:

@@ -2,13 +2,14 @@
 
 A node takes a pod whose requests fit beside those it has, up to max-pods. Spreading prefers
 the node of which the smallest share is taken (kube-scheduler's LeastAllocated), packing the
-one with the largest; ties go to the lower number, so that a run repeats. A heap with stale
-entries makes both cheap on ten thousand nodes.
+one with the largest; ties go to the lower number, so that a run repeats. Where no pod asks
+for CPU or memory, the share is the number of pods, and `ByCount` finds the node in one step;
+otherwise `ByShare` keeps a heap.
 """
 
 import heapq
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Placement = Literal["spread", "pack"]
 
@@ -30,40 +31,134 @@ class Capacity:
         return "max-pods" if self.pods < 1 else ""
 
 
-class Scheduler:
+class Scheduler(Protocol):
     """Free capacity of equal nodes, numbered from 0."""
 
-    def __init__(self, nodes: int, capacity: Capacity, placement: Placement = "spread") -> None:
+    def place(self, cpu_m: int, memory_mib: int) -> int:
+        """Take room on the node of choice and return its number, or -1 where none has room."""
+
+    def fits(self, node: int, cpu_m: int, memory_mib: int) -> bool:
+        """Whether a node has room for such a pod."""
+
+    def take(self, node: int, cpu_m: int, memory_mib: int) -> None:
+        """Take room on a node, also one that the trace names and that has none."""
+
+    def leave(self, node: int, cpu_m: int, memory_mib: int) -> None:
+        """Give a pod's room back."""
+
+    def binding(self, cpu_m: int, memory_mib: int) -> str:
+        """Return which resource most nodes are short of for such a pod, now."""
+
+
+def scheduler(
+    nodes: int, capacity: Capacity, placement: Placement = "spread", *, requests: bool = True
+) -> Scheduler:
+    """Return a scheduler for empty nodes; `requests` tells whether any pod asks for something."""
+    if requests and (capacity.cpu_m or capacity.memory_mib):
+        return ByShare(nodes, capacity, placement)
+    return ByCount(nodes, capacity.pods, placement)
+
+
+class ByCount:
+    """Nodes by how many pods they have: one integer for each count, with a bit for each node."""
+
+    def __init__(self, nodes: int, pods_max: int, placement: Placement) -> None:
         """Start with empty nodes."""
-        self.capacity = capacity
+        self._spreads = placement == "spread"
+        self._pods_max = pods_max
+        self._counts = [0] * nodes
+        self._bits = [1 << node for node in range(nodes)]
+        self._levels = [0] * (pods_max + 2)
+        self._levels[0] = (1 << nodes) - 1
+        self._hint = 0
+        """No node with room comes before this count, in the order of preference."""
+
+    def place(self, cpu_m: int, memory_mib: int) -> int:  # noqa: ARG002 - nobody asks here
+        """Take room on the node of choice and return its number, or -1 where none has room."""
+        level = self._hint
+        levels = self._levels
+        if self._spreads:
+            while not (mask := levels[level]):
+                level += 1
+            self._hint = level
+            if level >= self._pods_max:
+                return -1
+        else:
+            level = self._pods_max - 1
+            while level >= 0 and not levels[level]:
+                level -= 1
+            if level < 0:
+                return -1
+            mask = levels[level]
+        bit = mask & -mask
+        node = bit.bit_length() - 1
+        levels[level] = mask ^ bit
+        levels[level + 1] |= bit
+        self._counts[node] = level + 1
+        return node
+
+    def fits(self, node: int, cpu_m: int, memory_mib: int) -> bool:  # noqa: ARG002 - as above
+        """Whether a node has room for one more pod."""
+        return self._counts[node] < self._pods_max
+
+    def take(self, node: int, cpu_m: int, memory_mib: int) -> None:  # noqa: ARG002 - as above
+        """Take room on a node, also one that the trace names and that has none."""
+        self._move(node, self._counts[node] + 1)
+
+    def leave(self, node: int, cpu_m: int, memory_mib: int) -> None:  # noqa: ARG002 - as above
+        """Give a pod's room back."""
+        self._move(node, self._counts[node] - 1)
+
+    def _move(self, node: int, count: int) -> None:
+        bit, levels = self._bits[node], self._levels
+        levels[self._counts[node]] ^= bit
+        if count + 1 >= len(levels):
+            levels.append(0)
+        levels[count] |= bit
+        self._counts[node] = count
+        self._hint = min(self._hint, count)
+
+    def binding(self, cpu_m: int, memory_mib: int) -> str:  # noqa: ARG002 - as above
+        """Return what nodes are short of: only max-pods counts here."""
+        return "max-pods"
+
+
+class ByShare:
+    """Nodes by the largest share taken of their pods, CPU or memory, in a heap.
+
+    An entry is stale once its share is no longer the node's; stale ones are dropped when they
+    come up.
+    """
+
+    def __init__(self, nodes: int, capacity: Capacity, placement: Placement) -> None:
+        """Start with empty nodes."""
+        self._capacity = capacity
         self._sign = 1.0 if placement == "spread" else -1.0
         self._cpu_max = capacity.cpu_m or float("inf")
         self._memory_max = capacity.memory_mib or float("inf")
         self._pods = [0] * nodes
         self._cpu = [0] * nodes
         self._memory = [0] * nodes
-        self._stamps = [0] * nodes
-        self._heap = [(0.0, node, 0) for node in range(nodes)]
+        self._shares = [0.0] * nodes
+        self._heap = [(0.0, node) for node in range(nodes)]
         self._full: set[tuple[int, int]] = set()
-        """Requests that no node has room for, until some pod leaves."""
+        """Requests that no node has room for, until a node that fits them has."""
 
     def place(self, cpu_m: int, memory_mib: int) -> int:
         """Take room on the node of choice and return its number, or -1 where none has room."""
         if self._full and (cpu_m, memory_mib) in self._full:
             return -1
-        heap, stamps = self._heap, self._stamps
-        aside: list[tuple[float, int, int]] = []
+        heap, shares = self._heap, self._shares
+        aside: list[tuple[float, int]] = []
         found = -1
         while heap:
-            entry = heap[0]
-            node = entry[1]
-            if entry[2] != stamps[node]:
-                heapq.heappop(heap)
-            elif self.fits(node, cpu_m, memory_mib):
+            share, node = entry = heapq.heappop(heap)
+            if share != shares[node] or (aside and entry == aside[-1]):
+                continue
+            if self.fits(node, cpu_m, memory_mib):
                 found = node
                 break
-            else:
-                aside.append(heapq.heappop(heap))
+            aside.append(entry)
         if found < 0:
             self._full.add((cpu_m, memory_mib))
         for entry in aside:
@@ -75,7 +170,7 @@ class Scheduler:
     def fits(self, node: int, cpu_m: int, memory_mib: int) -> bool:
         """Whether a node has room for such a pod."""
         return (
-            self._pods[node] < self.capacity.pods
+            self._pods[node] < self._capacity.pods
             and self._cpu[node] + cpu_m <= self._cpu_max
             and self._memory[node] + memory_mib <= self._memory_max
         )
@@ -84,7 +179,7 @@ class Scheduler:
         """Return which resource most nodes are short of for such a pod, now."""
         short = {"max-pods": 0, "cpu": 0, "memory": 0}
         for node in range(len(self._pods)):
-            if self._pods[node] >= self.capacity.pods:
+            if self._pods[node] >= self._capacity.pods:
                 short["max-pods"] += 1
             elif self._cpu[node] + cpu_m > self._cpu_max:
                 short["cpu"] += 1
@@ -110,14 +205,13 @@ class Scheduler:
         self._moved(node)
 
     def _moved(self, node: int) -> None:
-        share = max(
-            self._pods[node] / self.capacity.pods,
-            self._cpu[node] / self._cpu_max,
-            self._memory[node] / self._memory_max,
-        )
-        self._stamps[node] = stamp = self._stamps[node] + 1
-        heapq.heappush(self._heap, (self._sign * share, node, stamp))
+        share = self._pods[node] / self._capacity.pods
+        cpu = self._cpu[node] / self._cpu_max
+        memory = self._memory[node] / self._memory_max
+        share = max(share, cpu)
+        share = max(share, memory)
+        self._shares[node] = share = self._sign * share
+        heapq.heappush(self._heap, (share, node))
         if len(self._heap) > 4 * len(self._pods) + 1024:
-            stamps = self._stamps
-            self._heap = [entry for entry in self._heap if entry[2] == stamps[entry[1]]]
+            self._heap = [(share, node) for node, share in enumerate(self._shares)]
             heapq.heapify(self._heap)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from itertools import islice
 
 import simpy
+from simpy.events import Timeout
 
 from cni.allocator.model import AttachedEni
 from cni.cloud.calls import MUTATING
@@ -22,7 +23,7 @@ from sim.kubelet import Kubelet
 from sim.node import SimNode
 from sim.record import Recorder, RunHeader, RunRecord
 from sim.scenario import Scenario, ScenarioError
-from sim.scheduler import Scheduler
+from sim.scheduler import scheduler
 from sim.streams import Draws, stream
 from sim.subnet import Subnet
 from sim.trace import Trace
@@ -52,8 +53,13 @@ class _Run:
         self.vpc = Vpc(_subnets(scenario), enis_max=scenario.numbers.enis_per_region)
         self.account = Account.of(scenario.numbers, self.vpc)
         self.auditor = Auditor(self.vpc) if scenario.checks else None
-        self.scheduler = Scheduler(scenario.nodes, scenario.capacity, scenario.placement)
         ignored = scenario.ignore_requests
+        self.scheduler = scheduler(
+            scenario.nodes,
+            scenario.capacity,
+            scenario.placement,
+            requests=not ignored and bool(trace.cpu_m.any() or trace.memory_mib.any()),
+        )
         self.cpu = [0] * len(trace) if ignored else trace.cpu_m.tolist()
         self.memory = [0] * len(trace) if ignored else trace.memory_mib.tolist()
         self.pending: deque[int] = deque()
@@ -154,20 +160,20 @@ class _Run:
         """Let pods arrive in the order of the trace."""
         env, add, nodes = self.env, self.kubelet.add, self.nodes
         place, take, cpu, memory = self._place, self.scheduler.take, self.cpu, self.memory
-        timeout = env.timeout
         every = max(len(self.trace) // 200, 1)
         given = self.trace.node.tolist()
+        now = env.now
         for pod, at in enumerate(self.trace.arrival_s.tolist()):
-            if at > env.now:
-                yield timeout(at - env.now)
+            if at > now:
+                yield Timeout(env, at - now)
+                now = env.now
             node = given[pod]
             if node >= 0:
                 take(node, cpu[pod], memory[pod])
             else:
                 node = place(pod)
-                if node < 0:
-                    continue
-            add(pod, nodes[node])
+            if node >= 0:
+                add(pod, nodes[node])
             if self.progress is not None and pod % every == 0:
                 self.progress(pod)
 
@@ -176,7 +182,7 @@ class _Run:
         cpu, memory = self.cpu[pod], self.memory[pod]
         node = self.scheduler.place(cpu, memory)
         if node < 0:
-            lacking = self.scheduler.capacity.lacks(cpu, memory)
+            lacking = self.scenario.capacity.lacks(cpu, memory)
             if lacking:
                 self.recorder.unplace(pod, lacking)
             else:

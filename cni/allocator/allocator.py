@@ -178,7 +178,7 @@ class Allocator:
         Any input can bring it forward; infinity means until an input.
         """
         if self._waiting:
-            return min(self._planner.due, after(self._pool.next_free_at()))
+            return min(self._planner.due, after(self._pool.thaw_at))
         return self._planner.due
 
     def suspect(self, why: str, now: Instant) -> None:
@@ -192,7 +192,7 @@ class Allocator:
         """Return the pool in numbers."""
         if now > self._pool.thaw_at:
             self._pool.thaw(now)
-        return self._pool.counts()
+        return self._pool.counts(now)
 
     def enis(self) -> tuple[AttachedEni, ...]:
         """Return the ENIs of the pool by device index, with those about to leave."""

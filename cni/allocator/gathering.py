@@ -86,7 +86,7 @@ class Gathering(Planner):
                 self.due = inf
                 return None
             return self._describe(self.describe_why)
-        missing = self._missing()
+        missing = self._missing(now)
         if missing and now > self.backoff_until:
             action = self._grow(missing, now)
             if action is not None:
@@ -104,7 +104,7 @@ class Gathering(Planner):
 
     # Growing.
 
-    def _missing(self) -> int:
+    def _missing(self, now: Instant) -> int:
         """Blocks to ask for beyond those in flight, for waiting ADDs and for the target."""
         pool, per = self.pool, self.pool.per_block
         expected = self.expected_blocks()
@@ -115,13 +115,13 @@ class Gathering(Planner):
         unserved = max(len(self.waiting) - pool.free - expected * per, 0)
         missing = -(-unserved // per)
         if not self.target.on_demand:
-            missing = max(missing, self._missing_to_target(expected))
+            missing = max(missing, self._missing_to_target(expected, now))
         return min(missing, allowed)
 
-    def _missing_to_target(self, expected: int) -> int:
+    def _missing_to_target(self, expected: int, now: Instant) -> int:
         """Blocks that bring the pool to its target, counting ADDs that wait as served."""
         per = self.pool.per_block
-        counts = self.pool.counts()
+        counts = self.pool.counts(now)
         waiting = len(self.waiting)
         counts = replace(
             counts,
@@ -222,7 +222,7 @@ class Gathering(Planner):
         """Return the counts as if the most of the window were assigned, and its range on top."""
         high, low = self._extremes.over_window(self.pool.assigned, now)
         self._copy_extremes()
-        return self._as_if_assigned(self.pool.counts(), high + (high - low))
+        return self._as_if_assigned(self.pool.counts(now), high + (high - low))
 
     def _as_if_assigned(self, counts: PoolCounts, assigned: int) -> PoolCounts:
         per = counts.addresses_per_block
@@ -258,7 +258,7 @@ class Gathering(Planner):
 
     def _rest(self, missing: int, now: Instant) -> None:
         """Sleep until a decision can change, and set the marks that wake earlier."""
-        counts = self.pool.counts()
+        counts = self.pool.counts(now)
         due = inf
         if missing and now <= self.backoff_until:
             due = after(self.backoff_until)
@@ -290,7 +290,7 @@ class Gathering(Planner):
             for eni in self.pool.enis.values()
             if not eni.is_primary and not eni.assigned
         )
-        cooled_at = after(self.pool.next_free_at()) if self._spared else inf
+        cooled_at = after(self.pool.thaw_at) if self._spared else inf
         instants = (self._extremes.changes_at, cooled_at, *ages)
         return min((instant for instant in instants if instant > now), default=inf)
 

@@ -77,7 +77,7 @@ class Planner:
         taken: Collection[int],
         waiting: Mapping[SandboxKey, Instant],
         behaviour: Behaviour,
-        now: Instant,  # noqa: ARG002, subclasses count from it
+        now: Instant,
     ) -> None:
         """Plan for `pool`; `taken` are device indices of ENIs that are not ours."""
         self.pool = pool
@@ -233,7 +233,7 @@ class Planner:
             return Cause.STARTING, may_come
         if self.growth_failure in _CAUSES and not coming:
             return _CAUSES[self.growth_failure], may_come
-        if cooling and (not can_grow or self.target.wanted(self.pool.counts()) == 0):
+        if cooling and (not can_grow or self.target.wanted(self.pool.counts(now)) == 0):
             return Cause.ALL_COOLING, may_come
         if can_grow or coming:
             return Cause.POOL_EMPTY, may_come

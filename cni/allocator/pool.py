@@ -60,11 +60,10 @@ class Pool:
         self.foreign = 0
         """Blocks of the kind this node does not ask for: they go when nobody holds of them."""
         self.available = 0
-        """What the warm target sees, kept up to date; `behaviour` says what cooling counts."""
+        """Addresses no sandbox holds; cooling ones only if the behaviour counts all of them."""
         self.thaw_at = inf
         """The next instant after which `thaw` changes anything."""
         self._cooling: deque[Slot] = deque()
-        self._soon: deque[Slot] = deque()
         self._lead_s = behaviour.refill_lead_s
         self._counts_cooling = behaviour.cooling_is_available
         self._shuffles = behaviour.order is Order.SHUFFLED
@@ -179,11 +178,7 @@ class Pool:
 
     def _forget_cooling(self, slot: Slot) -> None:
         """Drop a cooling address of a block that leaves."""
-        if slot in self._soon:
-            self._soon.remove(slot)
-            self.available -= not self._counts_cooling
-        else:
-            self._cooling.remove(slot)
+        self._cooling.remove(slot)
         slot.until = -inf
         slot.block.cooling -= 1
         slot.block.eni.cooling -= 1
@@ -255,16 +250,8 @@ class Pool:
     def thaw(self, now: Instant) -> None:
         """Move on what has cooled: an address is still cooling at exactly its last instant."""
         cooling = self._cooling
-        if self._counts_cooling:
-            soon = cooling
-        else:
-            soon = self._soon
-            lead = now + self._lead_s
-            while cooling and cooling[0].until < lead:
-                soon.append(cooling.popleft())
-                self.available += 1
-        while soon and soon[0].until < now:
-            slot = soon.popleft()
+        while cooling and cooling[0].until < now:
+            slot = cooling.popleft()
             slot.until = -inf
             block = slot.block
             shelf = block.shelf
@@ -273,6 +260,8 @@ class Pool:
             shelf.eni.cooling -= 1
             self.cooling -= 1
             self.free += 1
+            if not self._counts_cooling:
+                self.available += 1
             slots = shelf.slots
             if not slots:
                 slots.append(slot)
@@ -283,16 +272,17 @@ class Pool:
                 slots.appendleft(slot)
             else:
                 slots.append(slot)
-        at = soon[0].until if soon else inf
-        if cooling and not self._counts_cooling:
-            at = min(at, cooling[0].until - self._lead_s)
-        self.thaw_at = at
+        self.thaw_at = cooling[0].until if cooling else inf
 
-    def next_free_at(self) -> float:
-        """Return the instant after which the next cooling address is free."""
-        if self._soon:
-            return self._soon[0].until
-        return self._cooling[0].until if self._cooling else inf
+    def soon_free(self, now: Instant) -> int:
+        """Return how many cooling addresses end cooling before a refill could arrive."""
+        lead = now + self._lead_s
+        soon = 0
+        for slot in self._cooling:
+            if slot.until >= lead:
+                break
+            soon += 1
+        return soon
 
     def cooled_at(self, eni: PooledEni) -> float:
         """Return the last instant at which an address of the ENI still cools; -inf: none does."""
@@ -384,7 +374,7 @@ class Pool:
         self.cooling += 1
         self._cooling.append(slot)
         if self.thaw_at == inf:
-            self.thaw_at = until - (0.0 if self._counts_cooling else self._lead_s)
+            self.thaw_at = until
 
     def _mark_ready(self, shelf: Shelf) -> None:
         eni = shelf.eni
@@ -462,13 +452,14 @@ class Pool:
 
     # Looking.
 
-    def counts(self) -> PoolCounts:
-        """Return the pool in numbers; `thaw` first, for an instant."""
+    def counts(self, now: Instant) -> PoolCounts:
+        """Return the pool in numbers at an instant, up to which it has been thawed."""
+        soon = 0 if self._counts_cooling else self.soon_free(now)
         return PoolCounts(
             addresses_total=self.total,
             assigned=self.assigned,
             cooling=self.cooling,
-            available=self.available,
+            available=self.available + soon,
             blocks_total=self.blocks_total,
             blocks_free=self.blocks_free,
             addresses_per_block=self.per_block,
@@ -504,14 +495,14 @@ class Pool:
         _same("assigned", self.assigned, len(held))
         _same("held", len(self.held), len(held))
         _same("cooling", self.cooling, len(cooling))
-        _same("cooling queues", len(self._cooling) + len(self._soon), len(cooling))
+        _same("cooling queue", len(self._cooling), len(cooling))
         _same("free", self.free, len(free))
         _same("total", self.total, len(shelved) + strangers)
         _same("balance", self.total, self.assigned + self.cooling + self.free)
         _same("blocks_total", self.blocks_total, len(serving))
         _same("foreign", self.foreign, sum(block.foreign for block in blocks))
         _same("blocks_free", self.blocks_free, sum(b.assigned == 0 for b in serving))
-        counted = len(cooling) if self._counts_cooling else len(self._soon)
+        counted = len(cooling) if self._counts_cooling else 0
         _same("available", self.available, len(free) + counted)
         _same("addresses", len({slot.address for slot in slots}), len(slots))
         for sandbox, slot in self.held.items():

@@ -98,7 +98,7 @@ class Ticking(Planner):
             self.pool.thaw(now)
         if self.describe_why:
             self._steps.append(self._ask)
-        counts = self.pool.counts()
+        counts = self.pool.counts(now)
         self._wanted = 0
         if self.pool.total < self.limits.pods:
             self._wanted = self.target.wanted(counts)
@@ -123,7 +123,7 @@ class Ticking(Planner):
             self._grid = self.due = now + pause
             self.low_water, self.high_water = inf, -1
             return
-        counts = self.pool.counts()
+        counts = self.pool.counts(now)
         self.due = self._next_change(counts, now)
         blocked = not self.can_grow(now) or now <= self.backoff_until
         self.low_water = -inf if blocked else self.target.low_water(counts)
