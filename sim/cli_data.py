@@ -114,7 +114,7 @@ def describe(
     if output is opt.Format.JSON:
         typer.echo(json.dumps(found))
         return
-    rows = [(name, _shown(value)) for name, value in found.items()]
+    rows = [(name, _shown(value)) for name, value in found.items() if name != "notes"]
     rows += [("note", note) for note in loaded.notes]
     opt.print_rows(rows, ("figure", "value"), output)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -249,7 +249,10 @@ def print_rows(
     table = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
     for head, example in zip(heads, rows[0] if rows else heads, strict=True):
         number = isinstance(example, int | float)
-        table.add_column(head, justify="right" if number else "left", no_wrap=not number)
+        # Names stay whole; what is told of them runs over several lines rather than be cut.
+        name = not number and not table.columns
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(head, justify=justify, no_wrap=name, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row))
     Console(highlight=False, markup=False).print(table)
