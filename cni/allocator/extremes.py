@@ -44,7 +44,8 @@ class Extremes:
         self.low = min(self.low, after)
 
     def _forget(self, now: float) -> None:
-        while self._past and self._past[0][0] <= now - self.window_s:
+        # The same sum as in `changes_at`: a wake-up at that very instant must find the bucket old.
+        while self._past and self._past[0][0] + self.window_s <= now:
             self._past.popleft()
 
     def over_window(self, value: int, now: float) -> tuple[int, int]:
@@ -58,8 +59,6 @@ class Extremes:
     @property
     def changes_at(self) -> float:
         """The next instant at which the window's extremes may change, if the value does not."""
-        if self.high == self.low and all(
-            high == low == self.high for _, high, low in self._past
-        ):
+        if self.high == self.low and all(high == low == self.high for _, high, low in self._past):
             return inf
         return (self._past[0][0] if self._past else self.until) + self.window_s
