@@ -297,11 +297,7 @@ class Planner:
     def _failed(self, outcome: ActionFailed, now: Instant) -> None:
         action, reason = outcome.action, outcome.reason
         unknown = reason is FailureReason.UNKNOWN_OUTCOME
-        doubtful = unknown or reason is FailureReason.ENI_GONE
-        if isinstance(action, RemoveBlocks) and reason is FailureReason.OTHER:
-            # Perhaps EC2 does not have them any more: nobody may get their addresses before
-            # that is known.
-            doubtful = True
+        doubtful = _is_doubtful(outcome)
         if doubtful:
             self.describe_why = f"{reason.value}: {type(action).__name__}"
         match action:
@@ -388,6 +384,14 @@ class Planner:
         for eni in list(self.pool.enis.values()):
             if eni.leaving and not eni.busy and not eni.suspect and not eni.blocks:
                 self.pool.drop_eni(eni)
+
+
+def _is_doubtful(failed: ActionFailed) -> bool:
+    """Whether EC2 must be asked what the node has before its answer is believed."""
+    if failed.reason is FailureReason.OTHER:
+        # Perhaps EC2 does not have these blocks any more.
+        return isinstance(failed.action, RemoveBlocks)
+    return failed.reason in (FailureReason.UNKNOWN_OUTCOME, FailureReason.ENI_GONE)
 
 
 def after(instant: float) -> float:
