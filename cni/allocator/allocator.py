@@ -120,16 +120,19 @@ class Allocator:
 
     def wait(self, sandbox: SandboxKey, now: Instant) -> None:
         """Let a refused sandbox wait in line: what it needs counts as missing, and is urgent."""
+        self._thaw(now)
         self._waiting.setdefault(sandbox, now)
         self._planner.stir(now)
 
     def stop_waiting(self, sandbox: SandboxKey, now: Instant) -> None:
         """Give up: the caller hung up, its time is over, or a DEL came."""
         if self._waiting.pop(sandbox, None) is not None:
+            self._thaw(now)
             self._planner.stir(now)
 
     def refusal(self, now: Instant) -> NoFreeAddress:
         """Return the refusal that an ADD gets now, for one that has waited long enough."""
+        self._thaw(now)
         cause, may_come = self._planner.refusal(now)
         return NoFreeAddress(cause, may_come=may_come)
 
@@ -167,8 +170,7 @@ class Allocator:
 
     def apply(self, outcome: CloudOutcome, now: Instant) -> None:
         """Take in what became of an action in flight."""
-        if now > self._pool.thaw_at:
-            self._pool.thaw(now)
+        self._thaw(now)
         self._planner.apply(outcome, now)
 
     @property
@@ -183,6 +185,7 @@ class Allocator:
 
     def suspect(self, why: str, now: Instant) -> None:
         """Have the cloud described soon: what it shows may differ from the pool."""
+        self._thaw(now)
         self._planner.describe_why = why
         self._planner.stir(now)
 
@@ -190,8 +193,7 @@ class Allocator:
 
     def counts(self, now: Instant) -> PoolCounts:
         """Return the pool in numbers."""
-        if now > self._pool.thaw_at:
-            self._pool.thaw(now)
+        self._thaw(now)
         return self._pool.counts(now)
 
     def enis(self) -> tuple[AttachedEni, ...]:
@@ -208,6 +210,11 @@ class Allocator:
     def in_flight(self) -> tuple[CloudAction, ...]:
         """Actions whose outcome is still to come, oldest first."""
         return tuple(self._planner.in_flight.values())
+
+    def _thaw(self, now: Instant) -> None:
+        """Move on what has cooled; every door does so first, so that looking changes nothing."""
+        if now > self._pool.thaw_at:
+            self._pool.thaw(now)
 
     def check(self) -> None:
         """Recompute every count; AssertionError names the first that does not hold."""

@@ -44,7 +44,8 @@ class Extremes:
         self.low = min(self.low, after)
 
     def _forget(self, now: float) -> None:
-        while self._past and self._past[0][0] <= now - self.window_s:
+        # The same sum as in `changes_at`: a wake-up at that very instant must find the bucket old.
+        while self._past and self._past[0][0] + self.window_s <= now:
             self._past.popleft()
 
     def over_window(self, value: int, now: float) -> tuple[int, int]:

@@ -19,7 +19,9 @@ from cni.allocator.actions import (
     CloudAction,
     CloudOutcome,
     DescribeEnis,
+    DetachEni,
     FailureReason,
+    RemoveBlocks,
 )
 from cni.allocator.behaviour import Behaviour
 from cni.allocator.extremes import Extremes
@@ -53,6 +55,8 @@ class Gathering(Planner):
         self._extremes = Extremes(self._hold_s, pool.assigned, now)
         self._copy_extremes()
         self._removed_at = -inf
+        self._shrink_after = -inf
+        """Pause of removals after one failed."""
         self._regretted_at = -inf
         self._failure_pause_s = 0.0
         self._gather_s = behaviour.gather_s
@@ -81,10 +85,7 @@ class Gathering(Planner):
             return None
         if now > self.pool.thaw_at:
             self.pool.thaw(now)
-        if self.describe_why:
-            if any(isinstance(action, DescribeEnis) for action in self.in_flight.values()):
-                self.due = inf
-                return None
+        if self.describe_why and now >= self.describe_after and not self._describing():
             return self._describe(self.describe_why)
         missing = self._missing(now)
         if missing and now > self.backoff_until:
@@ -101,6 +102,9 @@ class Gathering(Planner):
             self.started = True
         self._rest(missing, now)
         return None
+
+    def _describing(self) -> bool:
+        return any(isinstance(action, DescribeEnis) for action in self.in_flight.values())
 
     # Growing.
 
@@ -206,7 +210,7 @@ class Gathering(Planner):
 
     def _shrink_at(self, now: Instant) -> float:
         """Return the earliest instant for the next removal; several may go in one instant."""
-        start = self._held_since + self._hold_s
+        start = max(self._held_since + self._hold_s, self._shrink_after)
         if self._removed_at == now:
             return start
         return max(start, self._removed_at + self.behaviour.shrink_period_s)
@@ -277,6 +281,13 @@ class Gathering(Planner):
             look_at = self._look_again_at(now)
             due = min(due, look_at)
             mark = inf if look_at < inf else mark
+        if self.describe_why and not self._describing():
+            due = min(due, self.describe_after)
+        if self.pool.foreign:
+            # Blocks of the other kind go when their last sandbox has gone: hear of every DEL.
+            mark = -1
+            shrink_at = self._shrink_at(now)
+            due = min(due, shrink_at) if now < shrink_at else due
         self.high_water = mark
         self.due = due
 
@@ -304,6 +315,8 @@ class Gathering(Planner):
                 self._failure_pause_s = 0.0
                 self._gather_s = max(self.behaviour.gather_s, self._gather_s / 2)
             return
+        if isinstance(outcome.action, RemoveBlocks | DetachEni):
+            self._shrink_after = now + self.behaviour.backoff_s
         if not isinstance(outcome.action, AddBlocks | AttachEni):
             return
         reason = outcome.reason
@@ -311,7 +324,7 @@ class Gathering(Planner):
         if reason in DRY:
             self.backoff_until = now + behaviour.backoff_s
             return
-        if reason in (FailureReason.ENI_FULL, FailureReason.ENI_LIMIT, FailureReason.ENI_GONE):
+        if reason in (FailureReason.ENI_FULL, FailureReason.ENI_LIMIT):
             return
         self._failure_pause_s = min(
             max(self._failure_pause_s * 2, behaviour.failure_backoff_s), behaviour.backoff_s

@@ -80,6 +80,12 @@ class Places(Generic[Item]):
                     return place
         return len(self.at)
 
+    def free_from(self, place: int) -> int:
+        """Return the first free place from `place` on."""
+        while place < len(self.at) and self.at[place] is not None:
+            place += 1
+        return place
+
     @property
     def full(self) -> bool:
         """Whether a Go map would double its buckets before it takes one more item."""

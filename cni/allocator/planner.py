@@ -49,6 +49,9 @@ DRY = frozenset(
     }
 )
 
+DESCRIBE_PAUSE_S = 10.0
+"""Pause after a description that failed."""
+
 _CAUSES = {
     FailureReason.SUBNET_FULL: Cause.SUBNET_FULL,
     FailureReason.NO_FREE_PREFIX: Cause.SUBNET_FRAGMENTED,
@@ -103,6 +106,12 @@ class Planner:
         """Why the last growth failed, until one succeeds."""
         self.describe_why = ""
         """Why EC2 must be asked what the node has; empty where there is no doubt."""
+        self.describe_after: float = -inf
+        """Pause of descriptions after one failed."""
+        self._touched: set[EniId] = set()
+        """ENIs that an action changed, or may have, since the last description was asked for."""
+        self._attaching = False
+        """Whether an attach was under way at some time since then."""
         self._last_id = 0
         self._learnt_enis = limits.enis
         self._learnt_until: float = -inf
@@ -129,6 +138,10 @@ class Planner:
 
     def _hand_out(self, action: CloudAction) -> CloudAction:
         self.in_flight[action.id] = action
+        if isinstance(action, AttachEni):
+            self._attaching = True
+        elif not isinstance(action, DescribeEnis):
+            self._touched.add(action.eni_id)
         return action
 
     def _id(self) -> int:
@@ -138,7 +151,8 @@ class Planner:
     def _attach(self, blocks: int, why: str) -> CloudAction:
         used = self.taken | {eni.device_index for eni in self.pool.enis.values()}
         used |= {a.device_index for a in self.in_flight.values() if isinstance(a, AttachEni)}
-        index = next(n for n in range(len(used) + 1) if n not in used)
+        # Index 0 is the instance's own ENI, whatever a description left out.
+        index = next(n for n in range(1, len(used) + 2) if n not in used)
         return self._hand_out(AttachEni(self._id(), index, blocks, why))
 
     def _add(self, eni: PooledEni, count: int, why: str) -> CloudAction:
@@ -163,6 +177,8 @@ class Planner:
 
     def _describe(self, why: str) -> CloudAction:
         self.describe_why = ""
+        self._touched = {eni.eni_id for eni in self.pool.enis.values() if eni.busy}
+        self._attaching = any(isinstance(a, AttachEni) for a in self.in_flight.values())
         return self._hand_out(DescribeEnis(self._id(), why))
 
     # What stands in the way of growth.
@@ -249,6 +265,7 @@ class Planner:
         assert action is not None, outcome
         match outcome:
             case EniAttached():
+                self._touched.add(outcome.eni.eni_id)
                 self.pool.add_eni(outcome.eni, now)
                 self._grew(outcome.short, now)
             case BlocksAdded():
@@ -299,7 +316,8 @@ class Planner:
     def _failed(self, outcome: ActionFailed, now: Instant) -> None:
         action, reason = outcome.action, outcome.reason
         unknown = reason is FailureReason.UNKNOWN_OUTCOME
-        if unknown or reason is FailureReason.ENI_GONE:
+        doubtful = _is_doubtful(outcome)
+        if doubtful:
             self.describe_why = f"{reason.value}: {type(action).__name__}"
         match action:
             case AttachEni():
@@ -315,7 +333,7 @@ class Planner:
                 if reason is FailureReason.ENI_FULL:
                     self._learn_capacity(eni)
             case RemoveBlocks():
-                self._undo(self.pool.enis[action.eni_id], action.blocks, unknown=unknown)
+                self._undo(self.pool.enis[action.eni_id], action.blocks, unknown=doubtful)
             case DetachEni():
                 eni = self.pool.enis[action.eni_id]
                 if reason is FailureReason.ENI_GONE:
@@ -325,7 +343,8 @@ class Planner:
                     eni.leaving = unknown
             case DescribeEnis():
                 # Nothing was learnt: ask again, after a pause.
-                self.describe_why = action.why
+                self.describe_why = self.describe_why or action.why
+                self.describe_after = now + DESCRIBE_PAUSE_S
             case _:
                 assert_never(action)
 
@@ -344,16 +363,23 @@ class Planner:
     # Reconcile: compare pool and cloud, believe the cloud.
 
     def _reconcile(self, described: tuple[AttachedEni, ...], now: Instant) -> None:
+        """Compare what no action touched since the description was asked for.
+
+        The rest may have changed after EC2 looked: a later description tells.
+        """
         seen: set[EniId] = set()
         for shown in described:
             seen.add(shown.eni_id)
+            if shown.eni_id in self._touched:
+                continue
             eni = self.pool.enis.get(shown.eni_id)
-            if eni is None:
-                self.pool.add_eni(shown, now)
-            elif not eni.busy:
+            if eni is not None:
                 self._compare(eni, shown, now)
+            elif not self._attaching:
+                # Otherwise it may be the one whose EniAttached is still to come.
+                self.pool.add_eni(shown, now)
         for eni in list(self.pool.enis.values()):
-            if eni.eni_id not in seen and not eni.busy:
+            if eni.eni_id not in seen and eni.eni_id not in self._touched:
                 self._forget(eni)
 
     def _compare(self, eni: PooledEni, shown: AttachedEni, now: Instant) -> None:
@@ -377,6 +403,14 @@ class Planner:
         for eni in list(self.pool.enis.values()):
             if eni.leaving and not eni.busy and not eni.suspect and not eni.blocks:
                 self.pool.drop_eni(eni)
+
+
+def _is_doubtful(failed: ActionFailed) -> bool:
+    """Whether EC2 must be asked what the node has before its answer is believed."""
+    if failed.reason is FailureReason.OTHER:
+        # Perhaps EC2 does not have these blocks any more.
+        return isinstance(failed.action, RemoveBlocks)
+    return failed.reason in (FailureReason.UNKNOWN_OUTCOME, FailureReason.ENI_GONE)
 
 
 def after(instant: float) -> float:

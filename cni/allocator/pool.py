@@ -68,6 +68,8 @@ class Pool:
         self._counts_cooling = behaviour.cooling_is_available
         self._shuffles = behaviour.order is Order.SHUFFLED
         self._places: Places[PooledEni] = Places()
+        self._orphans: list[PooledBlock] = []
+        """Blocks that vanished from EC2 while sandboxes hold of them."""
         self._levels = [0] * (blocks_per_eni * self.per_block + 2)
         self._lowest_level = 0
 
@@ -77,7 +79,8 @@ class Pool:
         """Take in an attached ENI and its blocks."""
         pooled = PooledEni(eni, attached_at, self.blocks_per_eni)
         if not self._shuffles:
-            self._place_eni(pooled, pooled.device_index)
+            # The place may be taken by an ENI that vanished from EC2 but not from its sandboxes.
+            self._place_eni(pooled, self._places.free_from(pooled.device_index))
         elif self._places.full:
             for moved in [*self._places.spread(), pooled]:
                 self._place_eni(moved, self._places.free_place())
@@ -98,7 +101,7 @@ class Pool:
         """Take in blocks that EC2 shows on an ENI; return how many were new."""
         new = 0
         for block in blocks:
-            if block not in eni.blocks:
+            if block not in eni.blocks and not self._still_held(block):
                 pooled = PooledBlock(block, eni, foreign=block.prefixlen != self.kind.value)
                 eni.blocks[block] = pooled
                 self.foreign += pooled.foreign
@@ -112,6 +115,10 @@ class Pool:
                     self._levels.extend([0] * (size - len(self._levels)))
                 new += 1
         return new
+
+    def _still_held(self, block: Block) -> bool:
+        """Whether a sandbox holds an address of it since before EC2 took it and gave it again."""
+        return any(block.overlaps(orphan.block) for orphan in self._orphans)
 
     def _shelve(self, block: PooledBlock) -> None:
         """Put a block that holds nothing into service."""
@@ -194,6 +201,9 @@ class Pool:
                 self.withdraw(block)
             self.drop_block(block)
             return
+        if block.leaving:
+            # It vanished before, and a sandbox still holds of it.
+            return
         holders = [slot for slot in block.slots if slot.assignment is not None]
         others = [slot for slot in block.slots if slot.assignment is None]
         if not block.foreign:
@@ -212,6 +222,7 @@ class Pool:
             self._close_shelf(block)
         block.slots = holders
         block.leaving = True
+        self._orphans.append(block)
 
     def _close_shelf(self, block: PooledBlock) -> None:
         """Take a block's emptied shelf away; secondary IPs share theirs, which stays."""
@@ -232,6 +243,8 @@ class Pool:
     def drop_block(self, block: PooledBlock) -> None:
         """Forget a withdrawn block: EC2 took it."""
         del block.eni.blocks[block.block]
+        if block in self._orphans:
+            self._orphans.remove(block)
         self.foreign -= block.foreign
 
     def drop_eni(self, eni: PooledEni) -> None:

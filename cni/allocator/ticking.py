@@ -79,6 +79,8 @@ class Ticking(Planner):
         """Go on with this tick's steps, or begin a tick that is due."""
         if self.in_flight or now < self.due:
             return None
+        if now > self.pool.thaw_at:
+            self.pool.thaw(now)
         if not self._steps and not self._worked:
             self._begin(now)
         while self._steps:
@@ -94,9 +96,7 @@ class Ticking(Planner):
     def _begin(self, now: Instant) -> None:
         """Look at the pool once and line up this tick's steps."""
         self.sweep()
-        if now > self.pool.thaw_at:
-            self.pool.thaw(now)
-        if self.describe_why:
+        if self.describe_why and now >= self.describe_after:
             self._steps.append(self._ask)
         counts = self.pool.counts(now)
         self._wanted = 0
@@ -133,7 +133,7 @@ class Ticking(Planner):
         """Return the tick at which, without any input, a decision can change."""
         due = inf
         if self.describe_why:
-            due = self._tick_after(now)
+            due = max(self._tick_after(now), self._tick_at(self.describe_after))
         if self._wanted:
             if now <= self.backoff_until:
                 due = min(due, self._tick_at(after(self.backoff_until)))
@@ -155,7 +155,8 @@ class Ticking(Planner):
     # Steps: each proposes one action, and is asked again until it proposes none.
 
     def _ask(self, _now: Instant) -> CloudAction | None:
-        return self._describe(self.describe_why) if self.describe_why else None
+        self._steps[0] = _nothing
+        return self._describe(self.describe_why)
 
     def _increase(self, now: Instant) -> CloudAction | None:
         """Fill one ENI that has room; only where there is none, attach one."""

@@ -167,7 +167,11 @@ def _until_visible(
     """Poll the node's metadata until it shows the ENI; None where it never does."""
     pause = choices.visible_first_s
     for _ in range(choices.visible_polls):
-        shown = _expect(InterfacesDescribed, (yield ReadMetadata()))
+        try:
+            shown = _expect(InterfacesDescribed, (yield ReadMetadata()))
+        except CallError:
+            # As good as not shown: given up now, the ENI would be attached and nobody's.
+            shown = InterfacesDescribed(())
         for interface in shown.interfaces:
             if interface.eni.eni_id == eni_id:
                 return interface.eni
