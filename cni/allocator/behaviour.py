@@ -101,6 +101,10 @@ class Behaviour:
     surplus_hold_s: float
     """How long surplus must have lasted before it goes."""
 
+    churn_turns: int
+    churn_hold_s: float
+    """The same, where the number of pods turned so often within that time."""
+
     regret_s: float
     """Blocks asked for again this soon after a removal double `surplus_hold_s`."""
 
@@ -154,6 +158,8 @@ UPSTREAM = Behaviour(
     order=Order.SHUFFLED,
     shrink_period_s=30.0,
     surplus_hold_s=0.0,
+    churn_turns=0,
+    churn_hold_s=0.0,
     regret_s=0.0,
     surplus_hold_max_s=0.0,
     eni_min_age_s=60.0,
@@ -194,6 +200,8 @@ NATIVE = Behaviour(
     order=Order.PACKED,
     shrink_period_s=30.0,
     surplus_hold_s=600.0,
+    churn_turns=2,
+    churn_hold_s=3600.0,
     regret_s=600.0,
     surplus_hold_max_s=14_400.0,
     eni_min_age_s=60.0,

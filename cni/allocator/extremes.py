@@ -1,64 +1,96 @@
-"""How many addresses were assigned lately: the highest and lowest number in a sliding window.
+"""How many addresses were assigned lately: highest, lowest, and how often the trend turned.
 
-Kept in a dozen buckets of time, so that the path of each pod compares two numbers and the
-window is exact to a twelfth of its length: it never forgets too early.
+Kept in buckets of time, so that the path of each pod compares two numbers: what is asked of
+the last `s` seconds is answered for at least those, and at most a bucket more. Turns tell churn
+from one deployment that came and went: going up and down again is one turn, pods that come
+and go all the time make many.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from math import inf
+from typing import NamedTuple
 
-BUCKETS = 12
+
+class Bucket(NamedTuple):
+    """A stretch of time: when it ended, its extremes, its first and its last value."""
+
+    ended: float
+    high: int
+    low: int
+    first: int
+    last: int
 
 
 class Extremes:
-    """Highest and lowest value of a step function over the last `window_s` seconds."""
+    """A step function's extremes over the last `memory_s` seconds."""
 
-    __slots__ = ("_past", "_width", "high", "low", "until", "window_s")
+    __slots__ = ("_first", "_past", "_width", "high", "low", "memory_s", "until")
 
-    def __init__(self, window_s: float, value: int, now: float) -> None:
-        """Start with one value, now."""
-        self.window_s = window_s
-        self._width = window_s / BUCKETS
-        self._past: deque[tuple[float, int, int]] = deque()
-        self.high = self.low = value
-        self.until = now + self._width
-
-    def widen(self, window_s: float) -> None:
-        """Look further back from now on; what is forgotten stays forgotten."""
-        self.window_s = window_s
-        self._width = window_s / BUCKETS
+    def __init__(self, memory_s: float, width_s: float, value: int, now: float) -> None:
+        """Start with one value, now; `width_s` is a bucket's."""
+        self.memory_s = memory_s
+        self._width = width_s
+        self._past: deque[Bucket] = deque()
+        self.high = self.low = self._first = value
+        """Extremes of the present bucket: a change within them need not be told."""
+        self.until = now + width_s
+        """End of the present bucket: the first change after it must be told."""
 
     def observe(self, before: int, after: int, now: float) -> None:
-        """Hear that the value changed; a change within the present bucket's range may be left out.
+        """Hear of a change beyond the present bucket's extremes, or after its end.
 
         `before` is what the value has been since the last change.
         """
         if now >= self.until:
-            self._past.append((self.until, self.high, self.low))
-            if now >= self.until + self._width:
-                self._past.append((now, before, before))
-            self._forget(now)
-            self.high = self.low = before
-            self.until = now + self._width
-        self.high = max(self.high, after)
-        self.low = min(self.low, after)
+            self._close(before, now)
+        if after > self.high:
+            self.high = after
+        elif after < self.low:
+            self.low = after
 
-    def _forget(self, now: float) -> None:
-        # The same sum as in `changes_at`: a wake-up at that very instant must find the bucket old.
-        while self._past and self._past[0][0] + self.window_s <= now:
+    def _close(self, before: int, now: float) -> None:
+        self._past.append(Bucket(self.until, self.high, self.low, self._first, before))
+        if now >= self.until + self._width:
+            self._past.append(Bucket(now, before, before, before, before))
+        while self._past and self._past[0].ended <= now - self.memory_s:
             self._past.popleft()
+        self.high = self.low = self._first = before
+        self.until = now + self._width
 
-    def over_window(self, value: int, now: float) -> tuple[int, int]:
-        """Return the highest and lowest value of the window; `value` is the present one."""
+    def over(self, seconds: float, value: int, now: float) -> tuple[int, int]:
+        """Return the highest and lowest value of the last seconds; `value` is the present one."""
         self.observe(value, value, now)
-        self._forget(now)
-        high = max((high for _, high, _ in self._past), default=self.high)
-        low = min((low for _, _, low in self._past), default=self.low)
-        return max(high, self.high), min(low, self.low)
+        high, low = self.high, self.low
+        for bucket in self._since(now - seconds):
+            high = max(high, bucket.high)
+            low = min(low, bucket.low)
+        return high, low
 
-    @property
-    def changes_at(self) -> float:
-        """The next instant at which the window's extremes may change, if the value does not."""
-        if self.high == self.low and all(high == low == self.high for _, high, low in self._past):
+    def turns(self, seconds: float, now: float) -> int:
+        """Return how often the value turned from rising to falling or back, in the last seconds.
+
+        A turn within a bucket shows in extremes beyond its first and last value.
+        """
+        turns = trend = 0
+        for bucket in self._since(now - seconds):
+            if bucket.high - bucket.low > abs(bucket.last - bucket.first):
+                turns += 1
+            step = (bucket.last > bucket.first) - (bucket.last < bucket.first)
+            if step:
+                turns += step == -trend
+                trend = step
+        return turns
+
+    def _since(self, start: float) -> Iterator[Bucket]:
+        for bucket in reversed(self._past):
+            if bucket.ended <= start:
+                return
+            yield bucket
+
+    def changes_at(self, seconds: float, now: float) -> float:
+        """Return when, if the value does not change, `over` the same seconds may: or inf."""
+        within = list(self._since(now - seconds))
+        if self.high == self.low and all(b.high == b.low == self.high for b in within):
             return inf
-        return (self._past[0][0] if self._past else self.until) + self.window_s
+        return (within[-1].ended if within else self.until) + seconds

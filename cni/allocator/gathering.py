@@ -31,6 +31,9 @@ from cni.allocator.pool import Pool, free_blocks
 from cni.allocator.shelves import PooledEni
 from cni.allocator.targets import WarmTarget
 
+BUCKETS_PER_HOLD = 12
+"""The window of the shortest hold is exact to a twelfth: surplus may stay that much longer."""
+
 REGRET_KEPT_S = 7 * 86_400.0
 """After so long without regret the churn that taught us to hold longer is over."""
 
@@ -52,7 +55,12 @@ class Gathering(Planner):
         super().__init__(pool, target, limits, taken, waiting, behaviour, now)
         self._hold_s = max(behaviour.surplus_hold_s, pool.cooldown_s + 60.0)
         self._held_since: float = now
-        self._extremes = Extremes(self._hold_s, pool.assigned, now)
+        self._extremes = Extremes(
+            max(behaviour.churn_hold_s, behaviour.surplus_hold_max_s),
+            self._hold_s / BUCKETS_PER_HOLD,
+            pool.assigned,
+            now,
+        )
         self._copy_extremes()
         self._removed_at = -inf
         self._shrink_after = -inf
@@ -93,7 +101,7 @@ class Gathering(Planner):
             if action is not None:
                 self._regret(now)
                 return action
-        if not missing and not self.in_flight:
+        if not missing and not self.expected_blocks():
             action = self._shrink(now)
             if action is not None:
                 return action
@@ -179,7 +187,6 @@ class Gathering(Planner):
         if now - self._removed_at < behaviour.regret_s and self._regretted_at < self._removed_at:
             self._regretted_at = now
             self._hold_s = min(self._hold_s * 2, behaviour.surplus_hold_max_s)
-            self._extremes.widen(self._hold_s)
 
     # Shrinking.
 
@@ -200,6 +207,8 @@ class Gathering(Planner):
         if not surplus and not self.pool.foreign:
             return None
         for eni in reversed(enis):
+            if eni.busy:
+                continue
             blocks = list(free_blocks(eni, spare_cooling=self.behaviour.spares_cooling))
             wrong = [block for block in blocks if block.foreign]
             going = wrong or blocks[:surplus]
@@ -219,14 +228,23 @@ class Gathering(Planner):
         if now - self._regretted_at > REGRET_KEPT_S and self._regretted_at > -inf:
             self._regretted_at = -inf
             self._hold_s = max(self.behaviour.surplus_hold_s, self.pool.cooldown_s + 60.0)
-            self._extremes.widen(self._hold_s)
         self._removed_at = now
 
     def _counts_of_window(self, now: Instant) -> PoolCounts:
         """Return the counts as if the most of the window were assigned, and its range on top."""
-        high, low = self._extremes.over_window(self.pool.assigned, now)
+        high, low = self._extremes.over(self._window_s(now), self.pool.assigned, now)
         self._copy_extremes()
         return self._as_if_assigned(self.pool.counts(now), high + (high - low))
+
+    def _window_s(self, now: Instant) -> float:
+        """Return how long surplus must have lasted: longer where pods come and go all the time.
+
+        Else a quiet quarter of an hour between two of them would cost a removal and a refill.
+        """
+        churn_s = self.behaviour.churn_hold_s
+        if self._extremes.turns(churn_s, now) >= self.behaviour.churn_turns:
+            return max(self._hold_s, churn_s)
+        return self._hold_s
 
     def _as_if_assigned(self, counts: PoolCounts, assigned: int) -> PoolCounts:
         per = counts.addresses_per_block
@@ -302,7 +320,8 @@ class Gathering(Planner):
             if not eni.is_primary and not eni.assigned
         )
         cooled_at = after(self.pool.thaw_at) if self._spared else inf
-        instants = (self._extremes.changes_at, cooled_at, *ages)
+        forgets_at = self._extremes.changes_at(self._window_s(now), now)
+        instants = (forgets_at, cooled_at, *ages)
         return min((instant for instant in instants if instant > now), default=inf)
 
     # What became of it.

@@ -73,7 +73,8 @@ class Machine(RuleBasedStateMachine):
 
     def start(self, assignments: tuple) -> None:
         cooling = sorted(
-            ((a, Instant(t + COOLDOWN_S)) for a, t in self.released.items()), key=lambda pair: pair[1]
+            ((a, Instant(t + COOLDOWN_S)) for a, t in self.released.items()),
+            key=lambda pair: pair[1],
         )
         self.lines: list[str] = []
         start = Start(
@@ -112,7 +113,9 @@ class Machine(RuleBasedStateMachine):
 
     def accept(self, action: CloudAction) -> None:
         self.actions += 1
-        on_eni = [a.eni_id for a, _ in self.under_way if not isinstance(a, AttachEni | DescribeEnis)]
+        on_eni = [
+            a.eni_id for a, _ in self.under_way if not isinstance(a, AttachEni | DescribeEnis)
+        ]
         attaching = sum(isinstance(a, AttachEni) for a, _ in self.under_way)
         enis = {eni.eni_id: eni for eni in self.allocator.enis()}
         if not self.behaviour.parallel:
