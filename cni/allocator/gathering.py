@@ -196,7 +196,9 @@ class Gathering(Planner):
             return None
         counts = self._counts_of_window(now)
         surplus = self.target.surplus(counts)
-        enis = [eni for eni in self.pool.enis_in_ring() if not eni.leaving and not eni.suspect]
+        enis = self.pool.in_order(
+            [eni for eni in self.pool.enis.values() if not eni.leaving and not eni.suspect]
+        )
         eni = self._eni_to_detach(enis, counts, now)
         if eni is not None:
             self._note_removal(now)

@@ -195,11 +195,13 @@ class Planner:
 
     def with_room(self) -> list[PooledEni]:
         """ENIs that can take a block, in the order of choice."""
-        return [
-            eni
-            for eni in self.pool.enis_in_ring()
-            if eni.room and not eni.leaving and not eni.suspect
-        ]
+        return self.pool.in_order(
+            [
+                eni
+                for eni in self.pool.enis.values()
+                if eni.room and not eni.leaving and not eni.suspect
+            ]
+        )
 
     def can_grow(self, now: Instant) -> bool:
         """Whether a limit (max-pods, ENIs, addresses per ENI) leaves room for one block."""

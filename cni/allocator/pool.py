@@ -252,11 +252,18 @@ class Pool:
         self._places.remove(eni.place)
         del self.enis[eni.eni_id]
 
-    def enis_in_ring(self) -> list[PooledEni]:
-        """Return ENIs in the order of choice: shuffled anew, or by device index."""
+    def in_order(self, enis: list[PooledEni]) -> list[PooledEni]:
+        """Return some ENIs in the order of choice: shuffled anew, or by device index.
+
+        The dice are rolled only where there is a choice, so that a look at the pool which finds
+        nothing to do leaves no trace: such looks may be skipped.
+        """
+        if len(enis) < 2:  # noqa: PLR2004 - one is no choice
+            return enis
         if self._shuffles:
-            return self._places.in_ring(self.dice)
-        return list(self._places)
+            chosen = {eni.eni_id for eni in enis}
+            return [eni for eni in self._places.in_ring(self.dice) if eni.eni_id in chosen]
+        return sorted(enis, key=lambda eni: eni.device_index)
 
     # Addresses.
 

@@ -22,7 +22,7 @@ from cni.allocator.behaviour import Behaviour
 from cni.allocator.model import EniId, Instant, NodeLimits, PoolCounts, SandboxKey
 from cni.allocator.planner import DRY, Planner, after
 from cni.allocator.pool import Pool, free_blocks
-from cni.allocator.shelves import PooledEni
+from cni.allocator.shelves import PooledBlock, PooledEni
 from cni.allocator.targets import WarmTarget
 
 Step = Callable[[Instant], CloudAction | None]
@@ -108,8 +108,9 @@ class Ticking(Planner):
                 self._steps.append(self._increase)
         elif self.started and now - self._shrunk_at > self.behaviour.shrink_period_s:
             self._over = self.target.surplus(counts)
-            if self._over or self.pool.foreign:
-                self._ring = deque(self.pool.enis_in_ring())
+            shrinkable = [eni for eni in self.pool.enis.values() if self._going(eni)]
+            if shrinkable:
+                self._ring = deque(self.pool.in_order(shrinkable))
                 self._steps.append(self._decrease)
         if self.started and self.target.frees_enis(counts) and len(self.pool.enis) > 1:
             self._steps.append(self._free_one)
@@ -173,36 +174,41 @@ class Ticking(Planner):
         return self._attach(min(self.limits.blocks_per_eni, count), why)
 
     def _decrease(self, now: Instant) -> CloudAction | None:
-        """Give free blocks back, ENI by ENI; cooling addresses are not spared."""
+        """Give free blocks back, ENI by ENI, until the surplus is used up."""
         self._shrunk_at = now if not self._worked else self._shrunk_at
         while self._ring:
             eni = self._ring.popleft()
-            if eni.busy or eni.leaving:
-                continue
-            blocks = list(free_blocks(eni, spare_cooling=self.behaviour.spares_cooling))
-            wrong = [block for block in blocks if block.foreign]
-            going = wrong or blocks[: self._over]
+            going = self._going(eni)
             if going:
-                self._over -= 0 if wrong else len(going)
+                self._over -= sum(not block.foreign for block in going)
                 return self._remove(eni, going, f"{len(going)} blocks beyond {self.target}")
         return None
 
+    def _going(self, eni: PooledEni) -> list[PooledBlock]:
+        """Return what an ENI can give back: blocks of the wrong kind first, then surplus.
+
+        Blocks with cooling addresses are not spared (`data_store.go:1562`).
+        """
+        if eni.busy or eni.leaving or not (self._over or self.pool.foreign):
+            return []
+        blocks = list(free_blocks(eni, spare_cooling=self.behaviour.spares_cooling))
+        wrong = [block for block in blocks if block.foreign]
+        return wrong or blocks[: self._over]
+
     def _free_one(self, now: Instant) -> CloudAction | None:
         """Detach the first ENI that nobody needs."""
-        for eni in self.pool.enis_in_ring():
-            if (
-                eni.is_primary
-                or eni.leaving
-                or eni.busy
-                or eni.assigned
-                or eni.cooling
-                or now < self._old_enough_at(eni)
-            ):
-                continue
-            if self.target.eni_can_go(self.pool.rest(eni.serving)):
-                self._steps[0] = _nothing
-                return self._detach(eni, f"its addresses are not needed for {self.target}")
-        return None
+        unneeded = [
+            eni
+            for eni in self.pool.enis.values()
+            if not (eni.is_primary or eni.leaving or eni.busy or eni.assigned or eni.cooling)
+            and now >= self._old_enough_at(eni)
+            and self.target.eni_can_go(self.pool.rest(eni.serving))
+        ]
+        if not unneeded:
+            return None
+        self._steps[0] = _nothing
+        why = f"its addresses are not needed for {self.target}"
+        return self._detach(self.pool.in_order(unneeded)[0], why)
 
     # What became of it.
 
