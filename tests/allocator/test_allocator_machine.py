@@ -366,7 +366,7 @@ def test_promises_hold(variant: str) -> None:
         max_examples=MAX_EXAMPLES,
         stateful_step_count=40,
         deadline=None,
-        derandomize=True,
+        derandomize=False,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
@@ -374,4 +374,4 @@ def test_promises_hold(variant: str) -> None:
     machine.TestCase().runTest()
 
 
-MAX_EXAMPLES = 60
+MAX_EXAMPLES = 500
