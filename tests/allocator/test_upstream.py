@@ -153,7 +153,10 @@ def test_nothing_grows_at_max_pods() -> None:
 
 def test_max_eni_bounds_the_enis_and_unmanaged_ones_count() -> None:
     """The limit holds for ours and theirs together."""
-    node = Driver(WarmEni(1), UPSTREAM, enis=3, per_eni=2, taken=(1,))
+    ec2 = FakeEc2(enis_max=3, blocks_per_eni=2)
+    ours = ec2.attached()
+    ec2.attach_stranger(1, BlockKind.SECONDARY_IP, 0)
+    node = Driver(WarmEni(1), UPSTREAM, enis=3, per_eni=2, ec2=ec2, attached=ours, taken=(1,))
     node.run(60)
     node.add_many(*range(6))
     node.run(600)
@@ -232,7 +235,7 @@ def test_skipped_ticks_change_nothing(
         node.allocator._pool.enis_in_ring = lambda pool=node.allocator._pool: list(pool._places)  # type: ignore[method-assign,misc]
         node.run(31.7)
         for turn in range(12):
-            node.now = node.now + 0.37 * turn
+            node.run(node.now + 0.37 * turn)
             node.add_many(*range(turn * 3, turn * 3 + 3))
             node.run(node.now + 17.3 * turn)
             done = sorted(n for n in node.served if node.allocator.find(sandbox(n)))
