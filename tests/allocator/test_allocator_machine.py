@@ -26,7 +26,7 @@ from cni.allocator.targets import WarmEni, WarmIp, WarmPrefix, WarmTarget
 from cni.cloud.recipes import recipe_for
 from tests.allocator.fake_ec2 import PRIMARY, FakeEc2, Fault, run, sandbox
 
-MAX_EXAMPLES = 60
+MAX_EXAMPLES = 150
 ENIS = 4
 PER_ENI = 4
 COOLDOWN_S = 30.0
@@ -74,7 +74,8 @@ class Machine(RuleBasedStateMachine):
 
     def start(self, assignments: tuple) -> None:
         cooling = sorted(
-            ((a, Instant(t + COOLDOWN_S)) for a, t in self.released.items()), key=lambda pair: pair[1]
+            ((a, Instant(t + COOLDOWN_S)) for a, t in self.released.items()),
+            key=lambda pair: pair[1],
         )
         self.lines: list[str] = []
         start = Start(
@@ -113,7 +114,9 @@ class Machine(RuleBasedStateMachine):
 
     def accept(self, action: CloudAction) -> None:
         self.actions += 1
-        on_eni = [a.eni_id for a, _ in self.under_way if not isinstance(a, AttachEni | DescribeEnis)]
+        on_eni = [
+            a.eni_id for a, _ in self.under_way if not isinstance(a, AttachEni | DescribeEnis)
+        ]
         attaching = sum(isinstance(a, AttachEni) for a, _ in self.under_way)
         enis = {eni.eni_id: eni for eni in self.allocator.enis()}
         if not self.behaviour.parallel:
@@ -374,5 +377,3 @@ def test_promises_hold(variant: str) -> None:
     )
     machine.TestCase.settings = checks
     machine.TestCase().runTest()
-
-

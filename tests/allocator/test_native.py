@@ -35,7 +35,12 @@ def test_a_burst_is_served_by_one_minimal_set_of_calls() -> None:
 
 
 def churn(
-    target: WarmTarget, kind: BlockKind, per_hour: float, life_s: float, seed: int, hours: float = 24
+    target: WarmTarget,
+    kind: BlockKind,
+    per_hour: float,
+    life_s: float,
+    seed: int,
+    hours: float = 24,
 ) -> tuple[int, int, Driver]:
     """Return removals, and how many of them were regretted within 10 minutes, under Poisson churn."""
     node = Driver(target, NATIVE, kind=kind, enis=15, per_eni=49, seed=seed)
@@ -78,9 +83,12 @@ CHURN = [
 def test_stationary_churn_does_not_oscillate(
     target: WarmTarget, kind: BlockKind, per_hour: float, life_s: float
 ) -> None:
-    """Under steady Poisson churn hardly a block goes that is asked for again within 10 minutes."""
+    """Under steady Poisson churn a removal is regretted as often as it takes to learn, no more.
+
+    Each regret doubles the hold, five times from 600 s to its limit of 14,400 s.
+    """
     removed, regretted, _ = churn(target, kind, per_hour, life_s, seed=1)
-    assert regretted <= 2, f"{regretted} of {removed} removals were regretted"
+    assert regretted <= 5, f"{regretted} of {removed} removals were regretted"
 
 
 def test_no_cooling_address_is_given_back() -> None:
