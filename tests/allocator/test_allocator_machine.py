@@ -288,7 +288,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(keeps=st.booleans())
     def restart(self, keeps: bool) -> None:  # noqa: FBT001 - Hypothesis calls by name
-        """The daemon comes back with its ledger; actions under way took effect or did not."""
+        """Come back with the ledger; actions under way took effect or did not."""
         self.check_replay()
         for action, outcome in self.under_way:
             if keeps and outcome is None:

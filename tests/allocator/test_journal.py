@@ -198,8 +198,7 @@ def test_a_torn_last_line_is_told() -> None:
         (3, '{"in":"dance","now":1,"sandbox":["a","b","c"],"answer":null}'),
         (3, '{"in":"release","now":"noon","sandbox":["a","b","c"],"answer":null}'),
         (3, '{"in":"release","now":1,"sandbox":["a","b"],"answer":null}'),
-        (3, '{"in":"apply","now":1,"outcome":{"outcome":"EniDetached","id":99,"eni":"e"},'
-            '"answer":null}'),
+        (3, '{"in":"apply","now":1,"outcome":{"outcome":"EnisDescribed","id":99,"enis":[]},"answer":0}'),
         (3, '{"in":"apply","now":1,"outcome":{"outcome":"Miracle","id":1},"answer":null}'),
     ],
 )  # fmt: skip

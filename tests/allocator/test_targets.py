@@ -22,7 +22,7 @@ def prefixes(total: int, free: int, assigned: int, per_eni: int = 9) -> PoolCoun
 @pytest.mark.parametrize(
     ("target", "counts", "wanted", "surplus"),
     [
-        # short = max(W - available, M - total, 0); over = max(min(available - W, total - M), 0)
+        # Short of the warm or the minimum target; over both.
         (WarmIp(5), ips(0, 0), 5, 0),
         (WarmIp(5), ips(5, 0), 0, 0),
         (WarmIp(5), ips(5, 3), 3, 0),

@@ -59,22 +59,32 @@ def with_two_enis(blocks: int = 3) -> tuple[FakeEc2, EniId]:
     [
         (
             UPSTREAM,
-            "DescribeSubnets CreateNetworkInterface DescribeInstances AttachNetworkInterface "
-            "ModifyNetworkInterfaceAttribute ReadMetadata",
+            [
+                "DescribeSubnets",
+                "CreateNetworkInterface",
+                "DescribeInstances",
+                "AttachNetworkInterface",
+                "ModifyNetworkInterfaceAttribute",
+                "ReadMetadata",
+            ],
         ),
         (
             NATIVE,
-            "CreateNetworkInterface AttachNetworkInterface ModifyNetworkInterfaceAttribute "
-            "ReadMetadata",
+            [
+                "CreateNetworkInterface",
+                "AttachNetworkInterface",
+                "ModifyNetworkInterfaceAttribute",
+                "ReadMetadata",
+            ],
         ),
     ],
 )
-def test_attach(behaviour: Behaviour, expected: str) -> None:
+def test_attach(behaviour: Behaviour, expected: list[str]) -> None:
     """The create call asks for the blocks; no assign follows (ipamd, awsutils.go:978)."""
     ec2 = FakeEc2()
     outcome = perform(ATTACH, ec2, behaviour)
     assert isinstance(outcome, EniAttached)
-    assert apis(ec2) == expected.split()
+    assert apis(ec2) == expected
     assert (len(outcome.eni.blocks), outcome.eni.device_index, outcome.short) == (4, 1, None)
     assert outcome.eni in ec2.attached()
 
