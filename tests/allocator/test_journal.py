@@ -87,6 +87,13 @@ starts = st.builds(
 )
 
 
+STRAY = json.dumps(
+    {"in": "apply", "now": 1, "outcome": {"outcome": "EnisDescribed", "id": 99, "enis": []}}
+    | {"answer": None}
+)
+"""The outcome of an action that is not in flight."""
+
+
 def through_json(raw: object) -> object:
     """Write and read, as a file does."""
     return json.loads(json.dumps(raw, allow_nan=False))
@@ -198,7 +205,8 @@ def test_a_torn_last_line_is_told() -> None:
         (3, '{"in":"dance","now":1,"sandbox":["a","b","c"],"answer":null}'),
         (3, '{"in":"release","now":"noon","sandbox":["a","b","c"],"answer":null}'),
         (3, '{"in":"release","now":1,"sandbox":["a","b"],"answer":null}'),
-        (3, '{"in":"apply","now":1,"outcome":{"outcome":"EnisDescribed","id":99,"enis":[]},"answer":0}'),
+        (3, '{"in":"apply","now":1,"outcome":{"outcome":"EnisDescribed","id":99,"enis":[]}}'),
+        (3, STRAY),
         (3, '{"in":"apply","now":1,"outcome":{"outcome":"Miracle","id":1},"answer":null}'),
     ],
 )  # fmt: skip

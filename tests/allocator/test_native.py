@@ -281,3 +281,27 @@ def test_warm_eni_0_acts_on_demand_only() -> None:
     node.run(3660)
     assert [(name, size) for _, name, size in node.log()] == [("AddBlocks", 3), ("AttachEni", 3)]
     assert len(node.served) == 4
+
+
+def test_nothing_is_asked_for_beyond_max_pods() -> None:
+    """The pool stops at max-pods, rounded up to whole blocks, whatever the target wants."""
+    for kind, blocks in ((BlockKind.SECONDARY_IP, 20), (BlockKind.PREFIX, 2)):
+        node = Driver(WarmIp(50), kind=kind, enis=4, per_eni=30, pods=20)
+        node.run(3600)
+        node.add_many(*range(20))
+        node.run(7200)
+        assert sum(node.per_eni()) == blocks
+
+
+def test_two_actions_never_meet_on_one_eni() -> None:
+    """While a call on an ENI is under way, more demand goes elsewhere or waits."""
+    node = Driver(WarmIp(2), enis=2, per_eni=9, latency_s=3.0)
+    node.run(10)
+    node.add_many(*range(4))
+    node.run(11)
+    node.add_many(*range(10, 13))
+    node.run(12)
+    on_primary = [a for a in node.allocator.in_flight if isinstance(a, AddBlocks)]
+    assert len(on_primary) == 1
+    node.run(60)
+    assert len(node.served) == 7
