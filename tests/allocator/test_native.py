@@ -305,3 +305,52 @@ def test_two_actions_never_meet_on_one_eni() -> None:
     assert len(on_primary) == 1
     node.run(60)
     assert len(node.served) == 7
+
+
+def test_a_description_older_than_an_action_does_not_undo_it() -> None:
+    """EC2 looked before the blocks came: they stay."""
+    node = Driver(WarmIp(2))
+    node.run(10)
+    node.allocator.suspect("a test", Instant(10))
+    question = node.allocator.next_action(Instant(15))
+    assert isinstance(question, DescribeEnis)
+    old = node.perform(question)
+    node.now = 15
+    node.add_many(*range(5))
+    node.now = 16
+    node.pump()
+    assert len(node.served) == 5
+    total = node.allocator.counts(Instant(16)).addresses_total
+    node.tell(old)
+    node.allocator.check()
+    assert node.allocator.counts(Instant(16)).addresses_total == total
+
+
+def test_an_eni_under_way_is_taken_in_once() -> None:
+    """A description may show an ENI before the outcome of its attach is told."""
+    node = Driver(WarmEni(1), enis=3, per_eni=3)
+    node.run(10)
+    node.add_many(1)
+    attach = node.allocator.next_action(Instant(15))
+    assert isinstance(attach, AttachEni)
+    came = node.perform(attach)
+    node.allocator.suspect("a test", Instant(15))
+    question = node.allocator.next_action(Instant(20))
+    assert isinstance(question, DescribeEnis)
+    node.now = 20
+    node.tell(node.perform(question))
+    node.tell(came)
+    node.allocator.check()
+    assert node.allocator.counts(Instant(20)).addresses_total == 6
+
+
+def test_a_later_add_does_not_overtake() -> None:
+    """An address that came free belongs to who waits longest, though nobody served it yet."""
+    node = Driver(WarmIp(1), enis=1, per_eni=1, cooldown_s=5.0)
+    node.run(1)
+    node.add_many(1, 2)
+    node.delete(1)
+    with pytest.raises(NoFreeAddress):
+        node.allocator.assign(sandbox(3), Instant(50))
+    (served,) = node.allocator.serve_waiting(Instant(50))
+    assert served.sandbox == sandbox(2)
