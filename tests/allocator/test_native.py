@@ -348,8 +348,9 @@ def test_a_later_add_does_not_overtake() -> None:
     """An address that came free belongs to who waits longest, though nobody served it yet."""
     node = Driver(WarmIp(1), enis=1, per_eni=1, cooldown_s=5.0)
     node.run(1)
-    node.add_many(1, 2)
+    node.add_many(1)
     node.delete(1)
+    node.add(2)
     with pytest.raises(NoFreeAddress):
         node.allocator.assign(sandbox(3), Instant(50))
     (served,) = node.allocator.serve_waiting(Instant(50))
