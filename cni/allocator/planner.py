@@ -300,7 +300,8 @@ class Planner:
         eni.busy = 0
         self._quarantine = {b: t for b, t in self._quarantine.items() if t > now}
         for block in blocks:
-            self.pool.drop_block(eni.blocks[block])
+            if block in eni.blocks:
+                self.pool.drop_block(eni.blocks[block])
             self._quarantine[block] = now + self.behaviour.quarantine_s
 
     def _forget(self, eni: PooledEni) -> None:
@@ -313,7 +314,7 @@ class Planner:
 
     def _learn_capacity(self, eni: PooledEni) -> None:
         if self.behaviour.learnt_limit_s:
-            eni.capacity = len(eni.blocks)
+            eni.capacity = min(len(eni.blocks), self.limits.blocks_per_eni)
 
     def _failed(self, outcome: ActionFailed, now: Instant) -> None:
         action, reason = outcome.action, outcome.reason
@@ -360,7 +361,8 @@ class Planner:
         if unknown:
             return
         for name in blocks:
-            self.pool.bring_back(eni.blocks[name])
+            if name in eni.blocks:
+                self.pool.bring_back(eni.blocks[name])
 
     # Reconcile: compare pool and cloud, believe the cloud.
 

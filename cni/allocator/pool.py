@@ -101,7 +101,7 @@ class Pool:
         """Take in blocks that EC2 shows on an ENI; return how many were new."""
         new = 0
         for block in blocks:
-            if block not in eni.blocks and not self._still_held(block):
+            if block not in eni.blocks and self._is_free_elsewhere(block, eni):
                 pooled = PooledBlock(block, eni, foreign=block.prefixlen != self.kind.value)
                 eni.blocks[block] = pooled
                 self.foreign += pooled.foreign
@@ -116,9 +116,13 @@ class Pool:
                 new += 1
         return new
 
-    def _still_held(self, block: Block) -> bool:
-        """Whether a sandbox holds an address of it since before EC2 took it and gave it again."""
-        return any(block.overlaps(orphan.block) for orphan in self._orphans)
+    def _is_free_elsewhere(self, block: Block, eni: PooledEni) -> bool:
+        """Whether no sandbox holds of a block since before EC2 took it and gave it to `eni`."""
+        for other in self.enis.values():
+            if other is not eni and block in other.blocks:
+                # Nobody told that the other ENI lost it, but EC2 never has a block twice.
+                self.vanish(other.blocks[block])
+        return not any(block.overlaps(orphan.block) for orphan in self._orphans)
 
     def _shelve(self, block: PooledBlock) -> None:
         """Put a block that holds nothing into service."""

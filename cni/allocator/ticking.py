@@ -67,7 +67,10 @@ class Ticking(Planner):
         if instant < self._grid:
             return self._grid
         period = self.behaviour.tick_s
-        return self._grid + (floor((instant - self._grid) / period) + 1) * period
+        turn = floor((instant - self._grid) / period) + 1
+        tick = self._grid + turn * period
+        # A tick that is no exact float can divide to a hair below its own number.
+        return tick if tick > instant else self._grid + (turn + 1) * period
 
     def _tick_at(self, instant: float) -> float:
         """Return the first tick at or after an instant."""

@@ -166,7 +166,7 @@ def _until_visible(
 ) -> Generator[Call, Reply, AttachedEni | None]:
     """Poll the node's metadata until it shows the ENI; None where it never does."""
     pause = choices.visible_first_s
-    for _ in range(choices.visible_polls):
+    for left in reversed(range(choices.visible_polls)):
         try:
             shown = _expect(InterfacesDescribed, (yield ReadMetadata()))
         except CallError:
@@ -175,7 +175,8 @@ def _until_visible(
         for interface in shown.interfaces:
             if interface.eni.eni_id == eni_id:
                 return interface.eni
-        yield Pause(pause, choices.visible_jitter)
+        if left:
+            yield Pause(pause, choices.visible_jitter)
         pause = min(pause * choices.visible_factor, choices.visible_max_s)
     return None
 
@@ -256,13 +257,14 @@ def _delete(eni_id: EniId, choices: RecipeChoices) -> Generator[Call, Reply, Non
     What never succeeds is left to the sweep for leaked ENIs.
     """
     pause = choices.delete_first_s
-    for _ in range(choices.delete_tries):
+    for left in reversed(range(choices.delete_tries)):
         try:
             yield DeleteNetworkInterface(eni_id)
         except CallError as error:
             if error.reason is FailureReason.ENI_GONE:
                 return
-            yield Pause(pause)
+            if left:
+                yield Pause(pause)
             pause = min(pause * 2, choices.visible_max_s)
         else:
             return

@@ -133,7 +133,7 @@ class FakeEc2:
             raise CallError(fault.reason, fault.reason.name)
         return self._do(call)
 
-    def _do(self, call: Call) -> Reply:
+    def _do(self, call: Call) -> Reply:  # noqa: C901 - one case for each call
         match call:
             case DescribeSubnets():
                 return SubnetsDescribed(("subnet-1",))
@@ -170,7 +170,7 @@ class FakeEc2:
             case _:
                 return self._do_more(call)
 
-    def _do_more(self, call: Call) -> Reply:
+    def _do_more(self, call: Call) -> Reply:  # noqa: PLR0911 - one case for each call
         match call:
             case UnassignPrivateIpAddresses():
                 eni = self._find(call.eni_id)
@@ -287,7 +287,7 @@ class Driver:
 
     def __init__(
         self,
-        target: WarmTarget = WarmEni(1),  # noqa: B008 - a frozen value
+        target: WarmTarget = WarmEni(1),
         behaviour: Behaviour = NATIVE,
         *,
         kind: BlockKind = BlockKind.SECONDARY_IP,
