@@ -21,6 +21,19 @@ class Bucket(NamedTuple):
     first: int
     last: int
 
+    def steps_backwards(self) -> Iterator[int]:
+        """Yield the trends that its values give away, 1 for up and -1 for down, last one first."""
+        above = self.high > max(self.first, self.last)
+        below = self.low < min(self.first, self.last)
+        if above:
+            yield -1
+            yield 1
+        if below:
+            yield 1
+            yield -1
+        if not above and not below and self.last != self.first:
+            yield 1 if self.last > self.first else -1
+
 
 class Extremes:
     """A step function's extremes over the last `memory_s` seconds."""
@@ -53,7 +66,7 @@ class Extremes:
         self._past.append(Bucket(self.until, self.high, self.low, self._first, before))
         if now >= self.until + self._width:
             self._past.append(Bucket(now, before, before, before, before))
-        while self._past and self._past[0].ended <= now - self.memory_s:
+        while self._past and self._past[0].ended + self.memory_s <= now:
             self._past.popleft()
         self.high = self.low = self._first = before
         self.until = now + self._width
@@ -62,7 +75,7 @@ class Extremes:
         """Return the highest and lowest value of the last seconds; `value` is the present one."""
         self.observe(value, value, now)
         high, low = self.high, self.low
-        for bucket in self._since(now - seconds):
+        for bucket in self._since(seconds, now):
             high = max(high, bucket.high)
             low = min(low, bucket.low)
         return high, low
@@ -70,27 +83,26 @@ class Extremes:
     def turns(self, seconds: float, now: float) -> int:
         """Return how often the value turned from rising to falling or back, in the last seconds.
 
-        A turn within a bucket shows in extremes beyond its first and last value.
+        Within a bucket only what its extremes give away is seen: a rise above both its first
+        and its last value, and a fall below both.
         """
         turns = trend = 0
-        for bucket in self._since(now - seconds):
-            if bucket.high - bucket.low > abs(bucket.last - bucket.first):
-                turns += 1
-            step = (bucket.last > bucket.first) - (bucket.last < bucket.first)
-            if step:
+        for bucket in self._since(seconds, now):
+            for step in bucket.steps_backwards():
                 turns += step == -trend
                 trend = step
         return turns
 
-    def _since(self, start: float) -> Iterator[Bucket]:
+    def _since(self, seconds: float, now: float) -> Iterator[Bucket]:
+        # The sum is the one that `changes_at` tells: a difference could round the other way.
         for bucket in reversed(self._past):
-            if bucket.ended <= start:
+            if bucket.ended + seconds <= now:
                 return
             yield bucket
 
     def changes_at(self, seconds: float, now: float) -> float:
         """Return when, if the value does not change, `over` the same seconds may: or inf."""
-        within = list(self._since(now - seconds))
+        within = list(self._since(seconds, now))
         if self.high == self.low and all(b.high == b.low == self.high for b in within):
             return inf
         return (within[-1].ended if within else self.until) + seconds

@@ -74,8 +74,8 @@ def test_cooling_counts_as_available_for_upstream_alone() -> None:
         back(pool, 1, 200.0)
         pool.thaw(Instant(now))
         pool.check()
-        assert pool.counts().available == available
-        assert pool.counts().cooling == 1
+        assert pool.counts(Instant(now)).available == available
+        assert pool.counts(Instant(now)).cooling == 1
 
 
 def test_packed_fills_the_lowest_eni_and_spread_the_least_loaded() -> None:
