@@ -156,7 +156,6 @@ def settings_of(pairs: Iterable[str] | None, behaviour: Behaviour) -> Settings:
 def subnets_of(texts: Sequence[str]) -> "tuple[SubnetPlan, ...]":
     """Read --subnet values; ValueError says what is wrong."""
     from sim.scenario import SubnetPlan
-    from sim.subnet import parse_subnet
 
     plans = []
     for text in texts:
@@ -170,7 +169,6 @@ def subnets_of(texts: Sequence[str]) -> "tuple[SubnetPlan, ...]":
                 used = -1.0
             if key != "used" or not used >= 0:
                 raise ValueError(f"--subnet {text}: after the CIDR comes used=SHARE or used=COUNT")
-        parse_subnet(cidr)
         plans.append(SubnetPlan(cidr, used))
     return tuple(plans)
 

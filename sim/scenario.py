@@ -14,7 +14,7 @@ from cni.settings import Settings, effective
 from sim.cloud_numbers import CloudNumbers
 from sim.node_type import HOST_NETWORK_PODS, NodeType
 from sim.scheduler import Capacity, Placement
-from sim.subnet import Reservation
+from sim.subnet import Reservation, parse_subnet
 from sim.vpc import InstanceShape
 
 POD_RETRY_S = (10.0, 15.0)
@@ -39,6 +39,10 @@ class SubnetPlan:
     cidr: str
     used: float = 0.0
     reservations: tuple[Reservation, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a CIDR that is none; raises ValueError."""
+        parse_subnet(self.cidr)
 
 
 @dataclass(frozen=True, slots=True)
