@@ -123,7 +123,8 @@ def scenario_for(  # noqa: PLR0913 - what shapes a run, by name
 ) -> Scenario:
     """Make a scenario from a node type and settings, as the command line and notebooks do.
 
-    `subnets` are plans or plain CIDRs; one CIDR can stand by itself. `max_pods` None takes EKS's own value for the type and mode; host-network pods count in it.
+    `subnets` are plans or plain CIDRs; one CIDR may stand by itself. `max_pods` None takes
+    EKS's own value for the type and mode; host-network pods count in it.
     Raises ScenarioError.
     """
     kind = settings.kind

@@ -490,16 +490,21 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 )
 
 
+def find(name: str) -> Shape:
+    """Return the shape of that name; raise TraceError with the one most like it."""
+    if name not in SHAPES:
+        reason = "no such shape" + near(name, SHAPES)
+        raise TraceError(reason, field="shape", value=name, allowed=", ".join(SHAPES))
+    return SHAPES[name]
+
+
 def generate(name: str, settings: Mapping[str, str], *, seed: int = 0) -> Trace:
     """Make a trace of the shape `name` from settings given as texts.
 
     Raises TraceError for a shape or setting that is not known, with the one most like it, and
     for a value that is not possible.
     """
-    if name not in SHAPES:
-        reason = "no such shape" + near(name, SHAPES)
-        raise TraceError(reason, field="shape", value=name, allowed=", ".join(SHAPES))
-    shape = SHAPES[name]
+    shape = find(name)
     known = {parameter.name: parameter for parameter in shape.parameters}
     arguments: dict[str, int | float | str] = {}
     for key, text in settings.items():
