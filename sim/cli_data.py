@@ -22,14 +22,14 @@ trace_app = typer.Typer(
 LIMIT_COLUMNS = (
     "type",
     "ENIs",
-    "IPv4 per ENI",
+    "IPs per ENI",
     "addresses",
     "with prefixes",
     "vCPUs",
     "memory MiB",
     "agreement",
 )
-SHOWN_COLUMNS = ("type", "ENIs", "IPv4 per ENI", "addresses", "with prefixes", "agreement")
+SHOWN_COLUMNS = ("type", "ENIs", "IPs per ENI", "addresses", "with prefixes", "agreement")
 """What 80 columns have room for; one type by itself shows the rest."""
 
 AGREEMENT = {
@@ -72,7 +72,7 @@ FIGURES: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 def limits(
     instance: Annotated[
-        str | None, typer.Argument(help="An instance type; none lists all.", metavar="[TYPE]")
+        str | None, typer.Argument(help="An instance type; none lists all.", metavar="TYPE")
     ] = None,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
@@ -132,7 +132,7 @@ def _print_type(found: "InstanceLimits") -> None:
     rows = [
         ("type", found.instance_type),
         ("ENIs", f"{found.enis}"),
-        ("IPv4 per ENI", f"{found.ipv4_per_eni}, the ENI's own primary address included"),
+        ("IPs per ENI", f"{found.ipv4_per_eni}, the ENI's own primary address included"),
         ("addresses", f"{number(slots)} for pods: {found.enis} {TIMES} {per_eni}"),
         ("with prefixes", prefixes),
         ("hypervisor", machine),
@@ -203,9 +203,12 @@ def generate(
 
 
 def _print_parameters(shapes: "Iterable[Shape]") -> None:
-    rows = [
-        (shape.name, f"{p.name}={p.default}", p.help) for shape in shapes for p in shape.parameters
-    ]
+    """Print what can be set; a shape's name stands beside its first parameter."""
+    rows = []
+    for shape in shapes:
+        names = [shape.name] + [""] * len(shape.parameters)
+        for name, known in zip(names, shape.parameters, strict=False):
+            rows.append((name, f"{known.name}={known.default}", known.help))
     heads = ("shape", "parameter and default", "meaning")
     opt.print_rows(rows, heads, opt.Format.TABLE)
 

@@ -255,7 +255,11 @@ def print_rows(
         writer.writerows(rows)
         typer.echo(text.getvalue(), nl=False)
         return
-    table = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
+    console = Console(highlight=False, markup=False)
+    if title:
+        # A title of the table's own would be folded to the table's width.
+        console.print(title)
+    table = Table(show_edge=False, pad_edge=False)
     for head, example in zip(heads, rows[0] if rows else heads, strict=True):
         number = isinstance(example, int | float)
         # Names stay whole; what is told of them runs over several lines rather than be cut.
@@ -264,7 +268,7 @@ def print_rows(
         table.add_column(head, justify=justify, no_wrap=name, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row))
-    Console(highlight=False, markup=False).print(table)
+    console.print(table)
 
 
 def print_facts(rows: Iterable[tuple[str, str]]) -> None:

@@ -317,11 +317,13 @@ def _tell(notes: Sequence[str]) -> None:
 
 def _say(line: str) -> None:
     """Tell something beside the figures, on standard error."""
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(line)
+    console = Console(stderr=True, highlight=False, markup=False)
+    console.print(line, soft_wrap=not console.is_terminal)
 
 
 def _tell_trace(path: Path, loaded: "Trace", pods: "Trace") -> None:
-    """Say in a line what is replayed, and what this command changed of it."""
+    """Say in a line what is replayed, then what is ignored and what this command changed."""
+    from sim.sources.openb import IGNORED
     from sim.tables import number, seconds
 
     noted = len(loaded.notes)
@@ -331,6 +333,7 @@ def _tell_trace(path: Path, loaded: "Trace", pods: "Trace") -> None:
         told = "tells it" if noted == 1 else "lists them"
         line += f" ({notes}; `warmbench trace describe` {told})"
     _say(line)
+    _tell([note for note in loaded.notes if note.endswith(IGNORED)])
     _tell(pods.notes[noted:])
 
 

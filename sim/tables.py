@@ -395,6 +395,8 @@ def _told(values: Mapping[str, str], names: list[str]) -> str:
 
 
 def _pods(summary: Summary) -> str:
+    if summary.served == summary.pods:
+        return f"{summary.pods:,}, all of them served"
     parts = [f"{summary.served:,} served", f"{summary.waiting:,} waiting"]
     parts.append(f"{summary.unschedulable:,} unschedulable")
     return f"{summary.pods:,} = {' + '.join(parts)}"

@@ -277,14 +277,17 @@ def _say_waits(a: Summary, b: Summary) -> str:
     have = "99 % of pods have an address"
     waited = f"in both, {have} {waits[0]}" if same else f"{have} {waits[0]} in A, {waits[1]} in B"
     if a.refused_pods != b.refused_pods:
-        refused = f"{_pods(a.refused_pods)} refused at first in A, {number(b.refused_pods)} in B"
+        counts = (a.refused_pods, b.refused_pods)
+        first, second = ("none" if count == 0 else number(count) for count in counts)
+        who = f"{first} is" if a.refused_pods == 0 else _pods(a.refused_pods)
+        refused = f"{who} refused at first in A, {second} in B"
         return f"{waited}; {refused}"
     refused = f"{_pods(a.refused_pods)} refused at first" if a.refused_pods else "none is refused"
     return f"{waited} and {refused}" if same else f"{waited}; {refused} in both"
 
 
 def _pods(count: int) -> str:
-    return "1 pod is" if count == 1 else f"{number(count) if count else 'no'} pods are"
+    return "1 pod is" if count == 1 else f"{number(count)} pods are"
 
 
 def _say_addresses(pair: _Pair) -> str:
