@@ -235,8 +235,8 @@ def describe(
     figures = {name: value for name, value in found.items() if name != "notes"}
     notes = [("note", note) for note in loaded.notes]
     if output is opt.Format.CSV:
-        plain = [(name, _shown(value)) for name, value in figures.items()]
-        opt.print_rows(plain + notes, ("figure", "value"), output)
+        plain: list[tuple[str, object]] = [(name, _plain(value)) for name, value in figures.items()]
+        opt.print_rows([*plain, *notes], ("figure", "value"), output)
         return
     rows = []
     for name, value in figures.items():
@@ -267,9 +267,6 @@ def convert(
     typer.echo(f"{number(len(loaded))} pods in {out}")
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"  # noqa: PLR2004
-    if isinstance(value, tuple | list):
-        return ", ".join(map(_shown, value))
-    return "-" if value is None else str(value)
+def _plain(value: object) -> object:
+    """Return a figure as programs read it; what there is not is empty."""
+    return f"{value:.10g}" if isinstance(value, float) else value

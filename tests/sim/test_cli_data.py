@@ -59,7 +59,7 @@ def test_shapes_are_listed_before_their_parameters() -> None:
     lines = run("trace", "generate").stdout.splitlines()
     assert max(map(len, lines)) <= 80
     for line, shape in zip(lines, SHAPES.values(), strict=False):
-        assert line.split(maxsplit=1) == [shape.name, shape.summary]
+        assert line.rstrip().split(maxsplit=1) == [shape.name, shape.summary]
 
 
 def test_a_shape_without_a_file_shows_its_parameters() -> None:
@@ -85,13 +85,13 @@ def test_every_figure_of_a_trace_has_its_words(tmp_path: Path) -> None:
     assert (
         json.loads(run("trace", "describe", str(file), "--format", "json").stdout)["pods"] == 2022
     )
-    assert "span_s,14" in run("trace", "describe", str(file), "--format", "csv").stdout
+    assert "span_s,14400\n" in run("trace", "describe", str(file), "--format", "csv").stdout
 
 
 def test_first_lines_of_help_are_whole() -> None:
     """No command's line in a list is cut."""
-    assert "..." not in run("--help").stdout
-    assert "..." not in run("trace", "--help").stdout
+    for words in ((), ("trace",)):
+        assert "..." not in run(*words, "--help").stdout.partition("Commands:")[2]
 
 
 def test_a_replay_names_its_trace_in_one_line() -> None:
