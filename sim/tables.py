@@ -121,14 +121,15 @@ def share(value: float | None) -> str:
 def difference(a: float, b: float, write: Callable[[float], str] = number) -> str:
     """Write how far b is from a, and the same in per cent of a.
 
-    >>> difference(200, 250), difference(3, 3), difference(0, 7)
-    ('+50 (+25 %)', '0', '+7')
+    >>> difference(200, 250), difference(3, 3), difference(0, 7), difference(2000, 2001)
+    ('+50 (+25 %)', '0', '+7', '+1')
     """
     if write(a) == write(b):
         return write(0.0)
     sign = MINUS if b < a else "+"
     change = f"{sign}{write(abs(b - a))}"
-    return f"{change} ({sign}{100.0 * abs(b - a) / abs(a):,.0f} %)" if a else change
+    per_cent = f"{100.0 * abs(b - a) / abs(a):,.0f}" if a else "0"
+    return change if per_cent == "0" else f"{change} ({sign}{per_cent} %)"
 
 
 def points(a: float, b: float) -> str:
