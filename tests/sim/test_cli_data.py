@@ -31,6 +31,7 @@ def test_the_list_of_limits_fits_80_columns() -> None:
     rows = {cells[0]: cells for line in lines if (cells := line.replace("│", " ").split())}
     assert rows["m5.large"] == ["m5.large", "3", "10", "27", "432", "agree"]
     assert rows["m4.4xlarge"][4] == "no"
+    assert rows["a1.4xlarge"][4] == "3,712"
     assert lines[-2].split(maxsplit=1) == [
         "conflict",
         "the sources differ; EC2's own record is used",
