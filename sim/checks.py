@@ -5,8 +5,10 @@ does not show on that very node), every change of a pool recomputes its counts a
 it with EC2. A violation stops the run: figures of a broken run are worth nothing.
 """
 
+from collections import Counter
+
 from cni.allocator.allocator import Allocator
-from cni.allocator.model import Assignment
+from cni.allocator.model import Assignment, Instant
 from sim.record import RunRecord
 from sim.vpc import Vpc
 
@@ -23,6 +25,7 @@ class Auditor:
         self._vpc = vpc
         self._thorough = thorough
         self._holders: dict[int, tuple[str, str]] = {}
+        self._held: Counter[str] = Counter()
 
     def assigned(self, node: str, assignment: Assignment, allocator: Allocator, now: float) -> None:
         """Check a new assignment."""
@@ -37,18 +40,23 @@ class Auditor:
         if self._vpc.instance_of(assignment.eni_id, now) != node:
             self._fail(now, f"{assignment.eni_id} of pod {pod} is not attached to {node}")
         self._holders[address] = (node, pod)
+        self._held[node] += 1
         if self._thorough:
             allocator.check()
 
     def released(self, assignment: Assignment, allocator: Allocator) -> None:
         """Check a release."""
-        del self._holders[int(assignment.address)]
+        node, _pod = self._holders.pop(int(assignment.address))
+        self._held[node] -= 1
         if self._thorough:
             allocator.check()
 
     def changed(self, node: str, allocator: Allocator, now: float) -> None:
         """Check a pool after EC2 changed it; where nothing is in flight it equals EC2's view."""
         allocator.check()
+        assigned = allocator.counts(Instant(now)).assigned
+        if assigned != self._held[node]:
+            self._fail(now, f"{node} counts {assigned} assigned, its pods hold {self._held[node]}")
         if allocator.in_flight:
             return
         kept = {eni.eni_id: set(eni.blocks) for eni in allocator.enis()}

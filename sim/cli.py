@@ -6,6 +6,7 @@ Ctrl-C, 70 for a fault of ours.
 """
 
 import os
+import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
@@ -53,12 +54,21 @@ def options(
     """Take the options before any command."""
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C, under a name that nobody below catches: what is being written is cleaned up."""
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise _Interrupted
+
+
 def main() -> None:
     """Run the command line; no traceback reaches a user, unless WARMBENCH_DEBUG asks for it."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
-    except KeyboardInterrupt:
+    except _Interrupted:
         console.print("warmbench: interrupted; nothing half-written is left")
         sys.exit(130)
     except BrokenPipeError:

@@ -187,6 +187,10 @@ def changed(trace: "Trace", *, replicate: int, compress: float, thin: float, see
     """
     from sim import trace as traces
 
+    if not 0 < compress < float("inf"):
+        raise ValueError(f"--compress {compress:g}: allowed is a number above 0")
+    if not 0 < thin <= 1:
+        raise ValueError(f"--thin {thin:g}: allowed is a share above 0, up to 1")
     if replicate > 1:
         trace = traces.replicate(trace, replicate, seed=seed)
     if compress != 1:

@@ -29,7 +29,7 @@ BOTH = pytest.mark.parametrize("behaviour", [NATIVE, UPSTREAM], ids=lambda b: b.
 SMALL = NodeType("3 x 10", 3, 10, vcpus=2, memory_mib=8192)
 
 
-def burst(pods: int, *, life_s: float = 600.0, end_s: float = 900.0, **columns: Any) -> Trace:
+def burst(pods: int, *, life_s: float = 600.0, end_s: float = 900.0, **columns: Any) -> Trace:  # noqa: ANN401 - columns of any type
     """Return so many pods that come in the sixtieth second."""
     return trace_of(
         arrival_s=np.full(pods, 60.0),
@@ -46,7 +46,7 @@ def replay(
     behaviour: Behaviour = UPSTREAM,
     node: NodeType = SMALL,
     subnet: str | SubnetPlan = "10.0.0.0/20",
-    **options: Any,
+    **options: Any,  # noqa: ANN401 - as scenario_for takes them
 ) -> RunRecord:
     """Run a trace with the auditor on."""
     plan = SubnetPlan(subnet) if isinstance(subnet, str) else subnet
@@ -112,7 +112,7 @@ def test_skipping_idle_ticks_changes_nothing(
 
 @BOTH
 def test_every_pod_is_accounted_for(behaviour: Behaviour) -> None:
-    """pods = served + waiting + unschedulable, also where there is too little of everything."""
+    """Pods are served, waiting or unschedulable, also where there is too little of all."""
     pods = burst(100, life_s=1e6)
     record = replay(pods, behaviour=behaviour, nodes=2, max_pods=40, subnet="10.0.0.0/27")
     summary = summarise(record)
