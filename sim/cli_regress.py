@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COLUMNS = ("scenario", "figure", "baseline", "today", "difference", "status", "told")
 NONE = "\N{EN DASH}"
 STYLES = {"better": "green"}
+LOG_WIDTH = 120
 
 
 def regress(
@@ -144,29 +145,49 @@ def _print(changes: "Sequence[Change]", output: opt.Format) -> None:
         opt.print_rows(rows, COLUMNS, output)
         return
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        # A log has no edge: names stay whole there.
+        console.width = max(console.width, LOG_WIDTH)
     for case in dict.fromkeys(change.case for change in changes):
-        console.print(case, style="bold")
         own = [change for change in changes if change.case == case]
-        table = Table(show_edge=False, pad_edge=False)
-        table.add_column("figure", overflow="fold")
-        for head in ("baseline", "today", "difference"):
-            table.add_column(head, justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True)
-        for c in own:
-            cells = (c.figure, _shown(c.baseline), _shown(c.today), _difference(c), c.status)
-            table.add_row(*cells, style=STYLES.get(c.status, "red"))
-        console.print(table)
-        for line in (change.told for change in own if change.told):
-            console.print(f"  {line}")
+        figures = [change for change in own if not change.told]
+        for change in own:
+            if change.told:
+                console.print(f"{case}: {change.status}: {change.told}", soft_wrap=True)
+        if figures:
+            console.print(case, style="bold")
+            console.print(_table(figures))
         console.print()
 
 
+def _table(changes: "Sequence[Change]") -> Table:
+    """Lay out the changes of one scenario."""
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("figure", overflow="fold", min_width=18)
+    for head in ("baseline", "today", "difference"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for c in changes:
+        cells = (c.figure, _shown(c.baseline), _shown(c.today), _difference(c), c.status)
+        table.add_row(*cells, style=STYLES.get(c.status, "red"))
+    return table
+
+
 def _shown(value: float | None) -> str:
-    return NONE if value is None else f"{value:,.6g}"
+    """Write a figure with all its digits, but no more than six behind the point.
+
+    >>> _shown(1234567), _shown(0.05), _shown(74.797927)
+    ('1,234,567', '0.05', '74.797927')
+    """
+    if value is None:
+        return NONE
+    text = f"{value:,.6f}"
+    return text.rstrip("0").rstrip(".")
 
 
 def _difference(change: "Change") -> str:
     if change.difference is None:
         return NONE
+    sign = "+" if change.difference > 0 else ""
     share = f" ({change.difference / change.baseline:+.1%})" if change.baseline else ""
-    return f"{change.difference:+,.6g}{share}"
+    return f"{sign}{_shown(change.difference)}{share}"
