@@ -1,6 +1,7 @@
 """The CI gate: exact figures, planted faults, baselines, and the committed suite itself."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -395,35 +396,39 @@ def test_a_broken_baseline_is_refused(suite: Path, text: str) -> None:
 # Exit codes and lines, as a shell sees them.
 
 
-def shell(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run the command as its entry point does; return the exit code."""
-    monkeypatch.setattr(sys, "argv", ["warmbench", "regress", *map(str, words)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return int(caught.value.code or 0)
-
-
-def test_bad_input_ends_with_2_and_one_line(
-    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """No suite, no baseline, no folder for it, nodes that do not fit: each names its way out."""
-    empty = suite.with_name("none.toml")
-    crowded = suite.with_name("crowded.toml")
-    crowded.write_text(
-        SMALL.replace("10.0.0.0/24", "10.0.0.0/28").replace("seed", "nodes = 40\nseed")
+def shell(*words: object) -> tuple[int, str]:
+    """Run the command in a process of its own; return its exit code and standard error."""
+    done = subprocess.run(  # noqa: S603 - our own interpreter and command
+        [sys.executable, "-m", "sim.cli", "regress", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    return done.returncode, done.stderr
+
+
+def test_bad_input_ends_with_2_and_one_line(suite: Path) -> None:
+    """No suite, no baseline, no folder for it, nodes that do not fit: each names its way out."""
+    crowded = suite.with_name("crowded.toml")
+    text = SMALL.replace("10.0.0.0/24", "10.0.0.0/28")
+    crowded.write_text(text.replace("seed", "nodes = 40\nseed"))
     other = suite.with_name("other.toml")
     other.write_text(SMALL)
     for words, told in (
-        ([empty], "none.toml: cannot be read: No such file"),
+        ([suite.with_name("none.toml")], "none.toml: cannot be read: No such file"),
         ([other], "other.baseline.json: there is no baseline yet: make it with --update"),
         ([suite, "--update", "--baseline", suite.with_name("no") / "b.json"], "there is no folder"),
         ([crowded, "--update"], f"crowded.toml: {TELLS}: "),
     ):
-        assert shell(monkeypatch, *words) == 2
-        err = capsys.readouterr().err
+        code, err = shell(*words)
+        assert code == 2, err
         assert told in err
         assert err.count("\n") == 1
-    assert shell(monkeypatch, suite) == 0
+
+
+def test_a_shell_sees_whether_the_gate_is_open(suite: Path) -> None:
+    """0 where all is as it was, 1 where a figure got worse."""
+    assert shell(suite)[0] == 0
     shifted(suite, wait_s__max=0.5)
-    assert shell(monkeypatch, suite) == 1
+    assert shell(suite)[0] == 1
