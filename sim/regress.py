@@ -1,88 +1,43 @@
 """The CI gate: today's figures of a suite of scenarios against a stored baseline.
 
-A suite is a TOML file of scenarios; each runs under the behaviours it names, and every run is
-exact: the same code gives the same figures on every machine, so a difference is a change of
-the code (or of the suite), never noise. A tolerance is for who wants to accept small changes.
+Every run is exact: the same code gives the same figures on every machine, so a difference is a
+change of the code (or of the suite), never noise. How a suite is written stands in
+`sim/suite.py`, with the figures and which way each is better.
 
-    [[scenario]]
-    name = "rolling-restart"            # unique
-    behaviours = ["native", "upstream"] # default: native
-    instance = "m5.large"               # or max_enis = 3 and ips_per_eni = 10
-    nodes = 10
-    subnets = ["10.0.0.0/22"]
-    settings = { WARM_IP_TARGET = 2, MINIMUM_IP_TARGET = 10 }
-    trace = { shape = "rolling-restart", pods = 100 }   # a shape, or file = "pods.csv"
-    seed = 1                            # default 0
-    cold = false                        # start the daemons at zero; default false
-    ignore_requests = true              # default false
-    max_pods = 29                       # default: EKS's own
-    tolerance = { "wait_s.p99" = 0.05 } # shares of the baseline's value; default: none
+The gate closes where a figure got worse beyond its tolerance, where a run broke what must
+always hold, and where suite and baseline do not have the same scenarios and figures: a gate
+that quietly lost a scenario is open. Better figures are told, and pass.
 """
 
-import hashlib
 import json
 import os
-import tempfile
-import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from cni.allocator.behaviour import PRESETS
-from cni.settings import parse_assignments
-from sim import node_type, trace
-from sim.metrics import summarise
+from sim.metrics import UnbalancedBooksError, summarise
 from sim.record import RunRecord
-from sim.scenario import Scenario, SubnetPlan, scenario_for
+from sim.scenario import ScenarioError
 from sim.simulation import run
-from sim.sources.shapes import generate
-from sim.trace import Trace
+from sim.suite import FIGURES, Case, Suite, SuiteError, is_number
 
-HIGHER_IS_BETTER = frozenset({"served_at_once", "served"})
-NEGLIGIBLE = 1e-9
-"""Shares below this are rounding: figures are stored with six digits behind the point."""
-
-KEYS = frozenset(
-    {
-        "behaviours",
-        "cold",
-        "ignore_requests",
-        "instance",
-        "ips_per_eni",
-        "max_enis",
-        "max_pods",
-        "name",
-        "nodes",
-        "seed",
-        "settings",
-        "subnets",
-        "tolerance",
-        "trace",
-    }
-)
-REQUIRED = ("name", "subnets", "trace")
+DIGITS = 6
+NEGLIGIBLE = 1.5 * 10**-DIGITS
+"""Figures are stored with six digits behind the point. The last bit of a logarithm differs
+between processors, which can turn the rounding of the last digit, and nothing else."""
 
 Figures = Mapping[str, float | None]
-Status = Literal["worse", "better", "new", "gone"]
+Status = Literal["worse", "better", "new", "gone", "broken"]
+WHOLE_RUN = "(all)"
+"""Stands for the figure where a change is of a whole scenario."""
 
 
-class SuiteError(ValueError):
-    """A suite or a baseline that cannot be used; the message says where and what is allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One scenario of a suite under one behaviour, ready to run."""
-
-    name: str
-    scenario: Scenario
-    pods: Trace
-    tolerance: Mapping[str, float]
+class BrokenRunError(Exception):
+    """A run of which no figure can be believed: something that must always hold did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,114 +49,43 @@ class Change:
     baseline: float | None
     today: float | None
     status: Status
+    told: str = ""
+    """What the numbers cannot say."""
+
+    @property
+    def difference(self) -> float | None:
+        """Today's figure less the baseline's."""
+        if self.baseline is None or self.today is None:
+            return None
+        return round(self.today - self.baseline, DIGITS)
 
 
-# Suites.
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Stored figures by case, which version of warmbench made them, and of which suite."""
 
-
-def load_suite(path: Path) -> list[Case]:
-    """Read a suite and make every scenario of it; raises SuiteError, and nothing has run then."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SuiteError(f"{path}: there is no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path}: not a TOML file: {error}") from None
-    listed = tables.get("scenario")
-    if set(tables) != {"scenario"} or not isinstance(listed, list) or not listed:
-        raise SuiteError(f"{path}: a suite is a list of [[scenario]] tables, and nothing else")
-    cases: list[Case] = []
-    for number, entry in enumerate(listed, start=1):
-        where = f"{path}: scenario {entry.get('name', number)!r}"
-        try:
-            cases += _cases(entry, path.parent)
-        except (ValueError, LookupError, TypeError) as error:
-            text = error.args[0] if isinstance(error, LookupError) and error.args else error
-            raise SuiteError(f"{where}: {text}") from error
-    names = [case.name for case in cases]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise SuiteError(f"{path}: {', '.join(sorted(twice))}: a name may stand once only")
-    return cases
-
-
-def _cases(entry: Mapping[str, Any], folder: Path) -> list[Case]:
-    for key in entry:
-        if key not in KEYS:
-            near = get_close_matches(key, KEYS, n=1)
-            hint = (
-                f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(KEYS))}"
-            )
-            raise SuiteError(f"unknown key {key!r}{hint}")
-    for key in REQUIRED:
-        if key not in entry:
-            raise SuiteError(f"the key {key!r} is missing")
-    behaviours = entry.get("behaviours", ["native"])
-    if not isinstance(behaviours, list) or not behaviours or not set(behaviours) <= set(PRESETS):
-        raise SuiteError(f"behaviours {behaviours!r}: allowed is a list of {', '.join(PRESETS)}")
-    tolerance = entry.get("tolerance", {})
-    for figure, share in tolerance.items():
-        if not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise SuiteError(f"tolerance of {figure}: {share!r}: allowed is a share from 0 to 1")
-    seed = _whole(entry, "seed", 0, lowest=0)
-    pods = _pods(entry["trace"], folder, seed)
-    return [
-        Case(f"{entry['name']} ({name})", _scenario(entry, name, seed), pods, tolerance)
-        for name in behaviours
-    ]
-
-
-def _scenario(entry: Mapping[str, Any], behaviour: str, seed: int) -> Scenario:
-    if "instance" in entry:
-        kind = node_type.named(entry["instance"])
-    elif "max_enis" in entry and "ips_per_eni" in entry:
-        kind = node_type.explicit(
-            _whole(entry, "max_enis", 0, lowest=1), _whole(entry, "ips_per_eni", 0, lowest=2)
-        )
-    else:
-        raise SuiteError("name the node with instance, or with max_enis and ips_per_eni")
-    settings = entry.get("settings", {})
-    pairs = [
-        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
-        for key, value in settings.items()
-    ]
-    return scenario_for(
-        kind,
-        parse_assignments(pairs, lenient=behaviour == "upstream"),
-        subnets=tuple(SubnetPlan(cidr) for cidr in entry["subnets"]),
-        behaviour=PRESETS[behaviour],
-        nodes=_whole(entry, "nodes", 1, lowest=1),
-        max_pods=_whole(entry, "max_pods", 0, lowest=3) if "max_pods" in entry else None,
-        seed=seed,
-        ignore_requests=bool(entry.get("ignore_requests", False)),
-        warm=not entry.get("cold", False),
-    )
-
-
-def _whole(entry: Mapping[str, Any], key: str, default: int, *, lowest: int) -> int:
-    value = entry.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise SuiteError(f"{key} = {value!r}: allowed is a whole number of at least {lowest}")
-    return value
-
-
-def _pods(wanted: object, folder: Path, seed: int) -> Trace:
-    if isinstance(wanted, dict) and set(wanted) == {"file"}:
-        return trace.load(folder / str(wanted["file"]))
-    if isinstance(wanted, dict) and "shape" in wanted:
-        values = {key: str(value) for key, value in wanted.items() if key != "shape"}
-        return generate(str(wanted["shape"]), values, seed=seed)
-    raise SuiteError('trace is { shape = "…", parameter = … } or { file = "…" }')
+    figures: Mapping[str, Figures] = field(default_factory=dict)
+    warmbench: str = ""
+    suite: str = ""
 
 
 # Figures.
 
 
-def measure(case: Case, progress: Callable[[int], None] | None = None) -> dict[str, float | None]:
-    """Run a case and return its figures by name; None where a run has no such figure."""
-    record = run(case.scenario, case.pods, progress=progress)
-    summary = summarise(record)
+def measure(case: Case, progress: Callable[[int], None] | None = None) -> Figures:
+    """Run a case and return its figures by name; None where a run has no such figure.
+
+    Raises SuiteError for a scenario that cannot be run, BrokenRunError for a run that broke.
+    """
+    try:
+        record = run(case.scenario, case.pods, progress=progress)
+        summary = summarise(record)
+    except ScenarioError as error:
+        raise SuiteError(f"{case.name}: {error}") from error
+    except (AssertionError, UnbalancedBooksError) as error:
+        raise BrokenRunError(" ".join(str(error).split()) or type(error).__name__) from error
     first, last = _instants(record)
+    calls = summary.ec2_calls
     figures: dict[str, float | None] = {
         "first_address_s": first,
         "last_address_s": last,
@@ -216,14 +100,12 @@ def measure(case: Case, progress: Callable[[int], None] | None = None) -> dict[s
         "addresses.held.mean": summary.addresses.held.mean,
         "addresses.held.max": summary.addresses.held.max,
         "addresses.taken.mean": summary.taken_mean,
-        "ec2_calls.mutating": summary.ec2_calls.mutating,
-        "ec2_calls.throttled": summary.ec2_calls.throttled,
+        "ec2_calls.mutating": calls.mutating,
+        "ec2_calls.throttled": calls.throttled,
     }
-    for api, count in sorted(summary.ec2_calls.by_api.items()):
-        figures[f"ec2_calls.{api}"] = count
-    return {
-        name: None if value is None else round(float(value), 6) for name, value in figures.items()
-    }
+    assert tuple(figures) == tuple(FIGURES)
+    figures |= {f"ec2_calls.{api}": count for api, count in sorted(calls.by_api.items())}
+    return {name: None if value is None else round(value, 6) for name, value in figures.items()}
 
 
 def _instants(record: RunRecord) -> tuple[float | None, float | None]:
@@ -243,78 +125,101 @@ def baseline_beside(suite: Path) -> Path:
     return suite.with_name(f"{suite.stem}.baseline.json")
 
 
-def fingerprint(suite: Path) -> str:
-    """Return a digest of a suite's text: a baseline knows which suite it was made of."""
-    return hashlib.sha256(suite.read_bytes()).hexdigest()[:16]
-
-
-def load_baseline(path: Path) -> tuple[dict[str, Figures], str]:
-    """Return figures by case, and the fingerprint of their suite; raises SuiteError."""
+def load_baseline(path: Path) -> Baseline:
+    """Read a baseline; raises SuiteError where there is none, or the file is something else."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        figures: dict[str, Figures] = {
-            str(case): dict(values) for case, values in stored["figures"].items()
-        }
-        return figures, str(stored["suite"])
+        figures = {str(case): dict(values) for case, values in stored["figures"].items()}
+        found = Baseline(figures, str(stored["warmbench"]), str(stored["suite"]))
     except FileNotFoundError:
         raise SuiteError(f"{path}: there is no baseline yet: make it with --update") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SuiteError(
-            f"{path}: not a baseline ({error!r}): make it anew with --update"
-        ) from None
+    except OSError as error:
+        raise SuiteError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _no_baseline(path, f"{type(error).__name__}: {error}") from None
+    for case, values in found.figures.items():
+        for figure, value in values.items():
+            if value is not None and not is_number(value):
+                raise _no_baseline(path, f"{case}: {figure} is {value!r}, not a number")
+    return found
 
 
-def save_baseline(path: Path, figures: Mapping[str, Figures], suite: Path) -> None:
-    """Write a baseline, one figure a line, by a temporary name: all of it or nothing."""
+def _no_baseline(path: Path, why: str) -> SuiteError:
+    """Name the way out; nothing is overwritten that was never a baseline."""
+    return SuiteError(f"{path}: not a baseline ({why}): remove it and make it with --update")
+
+
+def save_baseline(path: Path, figures: Mapping[str, Figures], suite: Suite) -> bool:
+    """Write a baseline, one figure a line, all of it or nothing; return whether it is news."""
+    stored = {"warmbench": this_version(), "suite": suite.digest, "figures": figures}
+    text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        made_by = version("warmbench")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def this_version() -> str:
+    """Return warmbench's version, as it is installed."""
+    try:
+        return version("warmbench")
     except PackageNotFoundError:
-        made_by = "not installed"
-    stored = {"warmbench": made_by, "suite": fingerprint(suite), "figures": figures}
-    text = json.dumps(stored, indent=1) + "\n"
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+        return "not installed"
 
 
 # Comparing.
 
 
 def compare(
-    cases: list[Case], today: Mapping[str, Figures], baseline: Mapping[str, Figures]
+    cases: Sequence[Case],
+    today: Mapping[str, Figures | BrokenRunError],
+    baseline: Mapping[str, Figures],
 ) -> list[Change]:
-    """Return what differs beyond tolerance, in the order of the suite; worse is not sorted out."""
+    """Return what differs beyond tolerance, in the order of the suite and of its figures."""
     changes: list[Change] = []
     for case in cases:
         old, new = baseline.get(case.name), today[case.name]
-        if old is None:
-            changes.append(Change(case.name, "(all)", None, None, "new"))
-            continue
-        for figure in dict.fromkeys([*old, *new]):
-            # An API that is not called at all has no row: that is none, not unknown.
-            none = 0.0 if figure.startswith("ec2_calls.") else None
-            was, is_now = old.get(figure, none), new.get(figure, none)
-            status = _status(figure, was, is_now, case.tolerance.get(figure, 0))
-            if status is not None:
-                changes.append(Change(case.name, figure, was, is_now, status))
+        if isinstance(new, BrokenRunError):
+            changes.append(Change(case.name, WHOLE_RUN, None, None, "broken", str(new)))
+        elif old is None:
+            told = "in the suite, not in the baseline"
+            changes.append(Change(case.name, WHOLE_RUN, None, None, "new", told))
+        else:
+            changes += _changes(case, old, new)
     names = {case.name for case in cases}
-    changes += [Change(name, "(all)", None, None, "gone") for name in baseline if name not in names]
+    told = "in the baseline, not in the suite"
+    changes += [
+        Change(name, WHOLE_RUN, None, None, "gone", told) for name in baseline if name not in names
+    ]
+    return changes
+
+
+def _changes(case: Case, old: Figures, new: Figures) -> list[Change]:
+    changes = []
+    for figure in dict.fromkeys([*new, *old]):
+        # An API that is not called at all has no row: that is none, not unknown.
+        none = 0 if figure.startswith("ec2_calls.") else None
+        was, is_now = old.get(figure, none), new.get(figure, none)
+        status = _status(figure, was, is_now, case.tolerance.get(figure, 0))
+        if status is not None:
+            changes.append(Change(case.name, figure, was, is_now, status))
     return changes
 
 
 def _status(figure: str, old: float | None, new: float | None, tolerance: float) -> Status | None:
+    """Judge one figure; `tolerance` is a share of the old one, so of 0 nothing may be lost."""
     if old is None or new is None:
         return None if old is new else "new" if old is None else "gone"
     if abs(new - old) <= max(tolerance * abs(old), NEGLIGIBLE):
         return None
-    return "better" if (new > old) == (figure in HIGHER_IS_BETTER) else "worse"
+    return "better" if (new > old) == FIGURES.get(figure, False) else "worse"
 
 
-def fails(changes: list[Change]) -> bool:
-    """Whether the gate closes: something got worse, or is not in suite and baseline alike."""
+def fails(changes: Sequence[Change]) -> bool:
+    """Whether the gate closes: anything but better figures."""
     return any(change.status != "better" for change in changes)
