@@ -47,9 +47,12 @@ class Auditor:
             allocator.check()
 
     def changed(self, node: str, allocator: Allocator, now: float) -> None:
-        """Check a pool after EC2 changed it; where nothing is in flight it equals EC2's view."""
+        """Check a pool after EC2 changed it; where nothing is open it equals EC2's view.
+
+        Open is an action in flight, or one whose answer never came, until EC2 is asked.
+        """
         allocator.check()
-        if allocator.in_flight:
+        if allocator.in_flight or allocator.in_doubt:
             return
         kept = {eni.eni_id: set(eni.blocks) for eni in allocator.enis()}
         shown = {

@@ -196,6 +196,10 @@ def _add_blocks(action: AddBlocks, kind: BlockKind, choices: RecipeChoices) -> R
                 # The pool is out of date: EC2 has more on this ENI than it knows of.
                 blocks = yield from _blocks_of(action.eni_id)
                 return BlocksAdded(action.id, action.eni_id, blocks, error.reason)
+            if error.reason is FailureReason.UNKNOWN_OUTCOME:
+                # It may have taken effect. Upstream asks for one more and learns from its next
+                # reconcile what is there; here the pool asks EC2 before anything else.
+                raise
             if choices.retries_with_one and short is None:
                 count, short = 1, error.reason
             elif not choices.retries_with_one and error.reason in DRY and count > 1:
