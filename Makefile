@@ -26,7 +26,6 @@ demo: .venv/stamp ## compare two settings on the shipped example and write a rep
 	    --instance m5.large --nodes 10 --subnet 10.0.0.0/22 \
 	    --a WARM_ENI_TARGET=1 --b WARM_IP_TARGET=2,MINIMUM_IP_TARGET=10 \
 	    --out $(DEMO_OUT)
-	@echo 'Open $(DEMO_OUT)/report.html in a browser.'
 
 test: .venv-dev/stamp ## run every test
 	.venv-dev/bin/python -m pytest $(PYTEST_ARGS)

@@ -173,11 +173,20 @@ def subnets_of(texts: Sequence[str]) -> "tuple[SubnetPlan, ...]":
     return tuple(plans)
 
 
-def trace_of(path: Path, *, replicate: int, compress: float, thin: float, seed: int) -> "Trace":
-    """Load a trace and change it as the options say: replicate, compress, thin, in this order."""
+def load_trace(path: Path) -> "Trace":
+    """Load a trace as it is."""
     from sim import trace as traces
 
-    trace = traces.load(path)
+    return traces.load(path)
+
+
+def changed(trace: "Trace", *, replicate: int, compress: float, thin: float, seed: int) -> "Trace":
+    """Change a trace as the options say: replicate, compress, thin, in this order.
+
+    Notes on what was done follow those the trace came with.
+    """
+    from sim import trace as traces
+
     if replicate > 1:
         trace = traces.replicate(trace, replicate, seed=seed)
     if compress != 1:
@@ -244,7 +253,11 @@ def print_rows(
         writer.writerows(rows)
         typer.echo(text.getvalue(), nl=False)
         return
-    table = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
+    console = Console(highlight=False, markup=False)
+    if title:
+        # A title of the table's own would be folded to the table's width.
+        console.print(title)
+    table = Table(show_edge=False, pad_edge=False)
     for head, example in zip(heads, rows[0] if rows else heads, strict=True):
         number = isinstance(example, int | float)
         # Names stay whole; what is told of them runs over several lines rather than be cut.
@@ -252,7 +265,17 @@ def print_rows(
         justify: Literal["left", "right"] = "right" if number else "left"
         table.add_column(head, justify=justify, no_wrap=name, overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row))
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    console.print(table)
+
+
+def print_facts(rows: Iterable[tuple[str, str]]) -> None:
+    """Print facts below each other: what, and its value."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     Console(highlight=False, markup=False).print(table)
 
 

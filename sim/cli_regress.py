@@ -25,7 +25,10 @@ def regress(
     ] = False,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Compare a suite's figures with its baseline; exit 1 where one got worse."""
+    """Compare a suite's figures with its baseline.
+
+    Exit 1 where one got worse.
+    """
     from sim import regress as gate
 
     cases = gate.load_suite(suite)

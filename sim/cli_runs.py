@@ -61,8 +61,12 @@ def node(
     behaviour: opt.BehaviourOption = opt.BehaviourName.NATIVE,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Tell what one node holds at each pod count, with an EC2 that answers at once."""
+    """Tell what one node holds at each pod count.
+
+    EC2 answers at once and the subnet has no end, so that what shows is the setting's own rule.
+    """
     from sim.one_node import hold
+    from sim.tables import kind
 
     node_type = opt.node_type_of(instance, max_enis, ips_per_eni)
     chosen = opt.settings_of(settings, behaviour.preset)
@@ -87,7 +91,7 @@ def node(
         rows = [[_cell(holding[name]) for name in NODE_COLUMNS] for holding in holdings]
         opt.print_rows(rows, NODE_COLUMNS, output)
         return
-    title = f"{node_type.name}, {behaviour.value}, {chosen.target}"
+    title = f"{kind(node_type.name)}, {behaviour.value}, {chosen.target}"
     told = [_told(holding) for holding in holdings]
     heads = [
         head
@@ -156,14 +160,18 @@ def replay(
     out: opt.Out = None,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Replay a trace of pods under one setting, and print what it would have cost."""
+    """Replay a trace of pods under one setting.
+
+    Prints how many addresses the nodes held, how long pods waited, and which calls EC2 got.
+    """
     from sim.metrics import summarise
     from sim.tables import headline, summary_rows
 
-    pods = opt.trace_of(trace, replicate=replicate, compress=compress, thin=thin, seed=seed)
+    loaded = opt.load_trace(trace)
+    pods = opt.changed(loaded, replicate=replicate, compress=compress, thin=thin, seed=seed)
     scenario = _scenario(locals(), settings)
     opt.warn(scenario.warnings)
-    _tell(pods.notes)
+    _tell_trace(trace, loaded, pods)
     record = _run(scenario, pods, "replaying")
     summary = summarise(record)
     if out is not None:
@@ -204,11 +212,16 @@ def compare(
     out: opt.Out = None,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Replay the same pods under two settings, side by side, and say which one to deploy."""
+    """Replay a trace under two settings, and say which one to deploy.
+
+    Both runs meet the same pods and the same chance. A tick marks the better figure, where the
+    two differ by 1 % or more.
+    """
     from sim.metrics import summarise
     from sim.verdict import verdict
 
-    pods = opt.trace_of(trace, replicate=replicate, compress=compress, thin=thin, seed=seed)
+    loaded = opt.load_trace(trace)
+    pods = opt.changed(loaded, replicate=replicate, compress=compress, thin=thin, seed=seed)
     options = locals()
     scenarios = []
     for side, own, who in (("a", a, behaviour), ("b", b, behaviour_b or behaviour)):
@@ -216,7 +229,7 @@ def compare(
         scenario = _scenario(options | {"behaviour": who}, pairs)
         opt.warn(f"{side}: {line}" for line in scenario.warnings)
         scenarios.append(scenario)
-    _tell(pods.notes)
+    _tell_trace(trace, loaded, pods)
     records = tuple(
         _run(scenario, pods, f"replaying {side}")
         for side, scenario in zip("ab", scenarios, strict=True)
@@ -298,14 +311,35 @@ def _write(
 
 
 def _tell(notes: Sequence[str]) -> None:
-    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     for note in notes:
-        console.print(f"note: {note}")
+        _say(f"note: {note}")
+
+
+def _say(line: str) -> None:
+    """Tell something beside the figures, on standard error."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    console.print(line, soft_wrap=not console.is_terminal)
+
+
+def _tell_trace(path: Path, loaded: "Trace", pods: "Trace") -> None:
+    """Say in a line what is replayed, then what is ignored and what this command changed."""
+    from sim.sources.openb import IGNORED
+    from sim.tables import number, seconds
+
+    noted = len(loaded.notes)
+    line = f"trace: {path.name}, {number(len(pods))} pods over {seconds(pods.end_s)}"
+    if noted:
+        notes = "1 note" if noted == 1 else f"{noted} notes"
+        told = "tells it" if noted == 1 else "lists them"
+        line += f" ({notes}; `warmbench trace describe` {told})"
+    _say(line)
+    _tell([note for note in loaded.notes if note.endswith(IGNORED)])
+    _tell(pods.notes[noted:])
 
 
 def _tell_where(out: Path | None) -> None:
     if out is not None:
-        _tell([f"the report is {out / 'report.html'}"])
+        _say(f"Open {out / 'report.html'} in a browser.")
 
 
 def _print_summary(
@@ -320,10 +354,7 @@ def _print_summary(
     console = Console(highlight=False, markup=False)
     console.print(head)
     console.print()
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    opt.print_facts(rows)
 
 
 def _print_comparison(

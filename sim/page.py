@@ -74,7 +74,7 @@ def one_run(run: Summary, figures: Sequence[Figure]) -> str:
     first, _, rest = tables.headline(run).partition("; ")
     return _rendered(
         "run.html.j2",
-        title=f"{run.nodes} {tables.TIMES} {run.instance}, {run.trace}",
+        title=f"{tables.fleet(run)}, {run.trace}",
         headline=first.rstrip(".") + ".",
         lead=rest[:1].upper() + rest[1:],
         tiles=_tiles(run),

@@ -4,7 +4,7 @@ A run is a pure function of a scenario and a trace. Random numbers come from str
 purpose (`sim/streams.py`), so that two settings meet the same pods and the same latencies.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cni.allocator.behaviour import NATIVE, Behaviour
@@ -94,7 +94,8 @@ class Scenario:
         """Return what shaped the run beside settings and trace, ready to print."""
         capacity = self.capacity
         requests = "ignored" if self.ignore_requests else "respected"
-        return {
+        reserved = sum(len(plan.reservations) for plan in self.subnets)
+        told = {
             "max-pods": str(self.limits.pods),
             "ENIs x addresses": f"{self.limits.enis} x {self.shape.ipv4_per_eni}",
             "CPU per node": f"{capacity.cpu_m} m" if capacity.cpu_m else "not limited",
@@ -105,13 +106,14 @@ class Scenario:
             "start": "warm" if self.warm else "cold",
             "checks": "on" if self.checks else "off",
         }
+        return told | ({"subnet reservations": str(reserved)} if reserved else {})
 
 
 def scenario_for(  # noqa: PLR0913 - what shapes a run, by name
     node_type: NodeType,
     settings: Settings,
     *,
-    subnets: tuple[SubnetPlan, ...],
+    subnets: str | Sequence[str | SubnetPlan],
     behaviour: Behaviour = NATIVE,
     nodes: int = 1,
     max_pods: int | None = None,
@@ -125,7 +127,8 @@ def scenario_for(  # noqa: PLR0913 - what shapes a run, by name
 ) -> Scenario:
     """Make a scenario from a node type and settings, as the command line and notebooks do.
 
-    `max_pods` None takes EKS's own value for the type and mode; host-network pods count in it.
+    `subnets` are plans or plain CIDRs; one CIDR may stand by itself. `max_pods` None takes
+    EKS's own value for the type and mode; host-network pods count in it.
     Raises ScenarioError.
     """
     kind = settings.kind
@@ -142,7 +145,10 @@ def scenario_for(  # noqa: PLR0913 - what shapes a run, by name
     cpu_m = 0 if ignore_requests else node_type.allocatable_cpu_m()
     memory_mib = 0 if ignore_requests else node_type.allocatable_memory_mib(pods)
     return Scenario(
-        subnets=subnets,
+        subnets=tuple(
+            SubnetPlan(plan) if isinstance(plan, str) else plan
+            for plan in ([subnets] if isinstance(subnets, str) else subnets)
+        ),
         limits=NodeLimits(enis, node_type.ipv4_per_eni - 1, pods),
         shape=node_type.shape,
         instance=node_type.name,

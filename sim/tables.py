@@ -3,6 +3,7 @@
 Plain strings with units, no markup and no printing: `sim/cli.py` and `sim/report.py` show them.
 """
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,22 @@ from typing import Literal
 
 from sim.summary import Quantiles, Spread, Summary
 
+_BY_HAND = re.compile(r"(\d+) ENIs x (\d+) addresses")
+"""What `sim.node_type.explicit` calls a node whose limits were given by hand."""
+
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 DOT = " \N{MIDDLE DOT} "
+
+AT_THE_START_S = 1.0
+"""What happens sooner than this is told as there from the start."""
+
+NOTABLE = 0.01
+"""Figures that differ by less than this share are noise: neither is marked better."""
+
+RESERVATIONS = "subnet reservations"
+"""The fact of a scenario (`Scenario.described`) that a subnet keeps ranges for a purpose."""
 
 CAUSES = {
     "pool_empty": "the pool was empty: its refill came too late",
@@ -108,14 +121,15 @@ def share(value: float | None) -> str:
 def difference(a: float, b: float, write: Callable[[float], str] = number) -> str:
     """Write how far b is from a, and the same in per cent of a.
 
-    >>> difference(200, 250), difference(3, 3), difference(0, 7)
-    ('+50 (+25 %)', '0', '+7')
+    >>> difference(200, 250), difference(3, 3), difference(0, 7), difference(2000, 2001)
+    ('+50 (+25 %)', '0', '+7', '+1')
     """
     if write(a) == write(b):
         return write(0.0)
     sign = MINUS if b < a else "+"
     change = f"{sign}{write(abs(b - a))}"
-    return f"{change} ({sign}{100.0 * abs(b - a) / abs(a):,.0f} %)" if a else change
+    per_cent = f"{100.0 * abs(b - a) / abs(a):,.0f}" if a else "0"
+    return change if per_cent == "0" else f"{change} ({sign}{per_cent} %)"
 
 
 def points(a: float, b: float) -> str:
@@ -136,12 +150,23 @@ def points(a: float, b: float) -> str:
 # One run.
 
 
+def fleet(summary: Summary) -> str:
+    """Say how many nodes of which kind ran."""
+    if _BY_HAND.fullmatch(summary.instance):
+        return f"{_plural(summary.nodes, 'node')} ({kind(summary.instance)})"
+    return f"{summary.nodes:,} {TIMES} {kind(summary.instance)}"
+
+
+def kind(instance: str) -> str:
+    """Name a kind of node, also one whose limits were given by hand."""
+    return instance.replace(" x ", f" {TIMES} ")
+
+
 def headline(summary: Summary) -> str:
     """Say in a sentence or two what a run shows."""
     addresses = summary.addresses
-    fleet = f"{summary.nodes:,} {TIMES} {summary.instance}"
     held = (
-        f"{fleet} held {number(round(addresses.held.mean))} addresses on average for "
+        f"{fleet(summary)} held {number(round(addresses.held.mean))} addresses on average for "
         f"{number(round(addresses.assigned.mean))} assigned ({share(summary.utilisation)})"
     )
     if summary.served + summary.waiting == 0:
@@ -182,7 +207,7 @@ def header_rows(summary: Summary) -> list[tuple[str, str]]:
     """Return what was run as (what, value): enough to run it again."""
     rows = [
         ("trace", summary.trace),
-        ("nodes", f"{summary.nodes:,} {TIMES} {summary.instance}"),
+        ("nodes", fleet(summary)),
         ("subnets", ", ".join(summary.subnets) or NONE),
         ("behaviour", summary.behaviour),
         ("settings", " ".join(f"{name}={value}" for name, value in summary.settings.items())),
@@ -220,8 +245,8 @@ class Compared:
 def comparison(a: Summary, b: Summary) -> list[Compared]:
     """Return the figures of two runs side by side.
 
-    Neither is marked better where the values read the same, or where more is neither good
-    nor bad (pods that are served hold addresses).
+    Neither is marked better where the values are the same within 1 % (shares: within a point),
+    or where more is neither good nor bad (pods that are served hold addresses).
     """
     return [
         _compared("pods served", a.served, b.served, more=1),
@@ -306,9 +331,16 @@ def _compared_subnets(a: Summary, b: Summary) -> list[Compared]:
             one, other = a.subnets[cidr], b.subnets[cidr]
             label = f"lowest free in {cidr}"
             rows.append(_compared(label, one.lowest_free, other.lowest_free, more=1))
-            low, other_low = one.lowest_free_prefixes, other.lowest_free_prefixes
-            rows.append(_compared("  free /28s", low, other_low, more=1))
+            if _wants_prefixes(a) or _wants_prefixes(b):
+                low, other_low = one.lowest_free_prefixes, other.lowest_free_prefixes
+                rows.append(_compared("  free /28s", low, other_low, more=1))
     return rows
+
+
+def _wants_prefixes(run: Summary) -> bool:
+    """Tell whether free /28s matter: else, how many chance leaves free says nothing."""
+    delegated = run.settings.get("ENABLE_PREFIX_DELEGATION", "").lower() == "true"
+    return delegated or RESERVATIONS in run.scenario
 
 
 def _compared(
@@ -327,7 +359,8 @@ def _compared(
         return Compared(label, write(a), write(b), "same", "")
     change = points(a, b) if write is share else difference(a, b, write)
     better: Literal["a", "b", ""] = ""
-    if more:
+    scale = 1.0 if write is share else max(abs(a), abs(b))
+    if more and abs(b - a) >= NOTABLE * scale:
         better = "b" if (b - a) * more > 0 else "a"
     return Compared(label, write(a), write(b), change, better)
 
@@ -335,8 +368,13 @@ def _compared(
 def _same(run: Summary) -> list[str]:
     """Return the words of a command that do not depend on settings."""
     subnets = [word for cidr in run.subnets for word in ("--subnet", cidr)]
-    fleet = ["--instance", run.instance, "--nodes", str(run.nodes)]
-    return [run.trace, *fleet, *subnets, "--seed", str(run.seed)]
+    limits = _BY_HAND.fullmatch(run.instance)
+    kind = (
+        ["--max-enis", limits[1], "--ips-per-eni", limits[2]]
+        if limits
+        else ["--instance", run.instance]
+    )
+    return [run.trace, *kind, "--nodes", str(run.nodes), *subnets, "--seed", str(run.seed)]
 
 
 def _identity(run: Summary) -> dict[str, str]:
@@ -358,6 +396,8 @@ def _told(values: Mapping[str, str], names: list[str]) -> str:
 
 
 def _pods(summary: Summary) -> str:
+    if summary.served == summary.pods:
+        return f"{summary.pods:,}, all of them served"
     parts = [f"{summary.served:,} served", f"{summary.waiting:,} waiting"]
     parts.append(f"{summary.unschedulable:,} unschedulable")
     return f"{summary.pods:,} = {' + '.join(parts)}"
@@ -384,7 +424,11 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _low(free: int | None, at_s: float | None) -> str:
-    return "not touched" if free is None else f"{free:,} free, after {seconds(at_s)}"
+    if free is None:
+        return "not touched"
+    # Nodes that are warm took their addresses before the trace's zero.
+    early = at_s is None or at_s < AT_THE_START_S
+    return f"{free:,} free, {'from the start' if early else f'after {seconds(at_s)}'}"
 
 
 def _plural(count: int, noun: str) -> str:

@@ -14,6 +14,7 @@ import math
 import os
 import tempfile
 from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ __all__ = [
     "TraceError",
     "compress",
     "describe",
+    "example",
     "load",
     "merge",
     "replicate",
@@ -81,6 +83,12 @@ def load(path: str | os.PathLike[str], *, fmt: str | None = None) -> Trace:
             err.reason, file=file, field=err.field, value=err.value, allowed=err.allowed
         ) from None
     return trace
+
+
+def example() -> Trace:
+    """Return the trace that ships: four hours of a web shop, cron jobs and two bursts."""
+    with as_file(files("sim") / "examples" / "web-and-jobs.csv") as path:
+        return load(path)
 
 
 def save(trace: Trace, path: str | os.PathLike[str]) -> None:

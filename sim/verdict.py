@@ -39,6 +39,14 @@ class Slo:
         waited = run.wait_s.p99 or 0.0
         return waited <= self.p99_wait_s and run.refused_pods <= self.refused_share * placed
 
+    @property
+    def brief(self) -> str:
+        """Say it in a few words."""
+        return (
+            f"99 % within {seconds(self.p99_wait_s)}, at most {share(self.refused_share)} "
+            "refused at first"
+        )
+
     def __str__(self) -> str:
         """Say it in words."""
         return (
@@ -109,7 +117,11 @@ def verdict(a: Summary, b: Summary, slo: Slo | None = None) -> Verdict:
         text = _say_undecided(pair, winner)
         return Verdict("trade-off", None, text, "", reasons, _caveats(a, b))
     prices = _prices(pair, winner, better)
-    text = f"Take {pair.name(winner)}: {_say_gain(pair, winner, better, target)}."
+    gain = _say_gain(pair, winner, better, target)
+    if target.met_by(pair.run(winner)):
+        text = f"Take {pair.name(winner)}: {gain}."
+    else:
+        text = f"Neither serves pods well, but {pair.name(winner)} is less bad: {gain}."
     price = f"The price: {' and '.join(prices)}." if prices else ""
     kind: Literal["clear", "trade-off"] = "trade-off" if prices else "clear"
     return Verdict(kind, winner, text, price, reasons, _caveats(a, b))
@@ -210,11 +222,10 @@ def _caveats(a: Summary, b: Summary) -> tuple[str, ...]:
 
 def _say_gain(pair: _Pair, winner: Side, better: _Better, target: Slo) -> str:
     run, other = pair.run(winner), pair.run(_other(winner))
-    met = target.met_by(run)
     if better.service is not None:
-        gain = _say_served(run, other, _other(winner).upper())
-        return gain if met else f"{gain}, though it misses the target too"
-    served = f"pods are served {'well' if met else 'equally badly'} in both"
+        return _say_served(run, other, _other(winner).upper())
+    well = target.met_by(run)
+    served = "pods are served well in both" if well else "waits and refusals are much the same"
     if better.addresses is not None:
         both = f"{number(round(run.taken_mean))} against {number(round(other.taken_mean))}"
         saved = share(1.0 - run.taken_mean / other.taken_mean)
@@ -256,11 +267,27 @@ def _say_service(pair: _Pair, target: Slo) -> str:
         which = f"Only {'A' if met[0] else 'B'} meets"
     else:
         which = "Both meet" if met[0] else "Neither meets"
-    return (
-        f"Service: 99 % of pods have an address {within(a.wait_s.p99)} in A, "
-        f"{within(b.wait_s.p99)} in B; {number(a.refused_pods)} and {number(b.refused_pods)} "
-        f"pods are refused at first. {which} the target."
-    )
+    return f"Service: {_say_waits(a, b)}. {which} the target ({target.brief})."
+
+
+def _say_waits(a: Summary, b: Summary) -> str:
+    """Say how long pods waited and how many were refused; what is equal, once."""
+    waits = within(a.wait_s.p99), within(b.wait_s.p99)
+    same = waits[0] == waits[1]
+    have = "99 % of pods have an address"
+    waited = f"in both, {have} {waits[0]}" if same else f"{have} {waits[0]} in A, {waits[1]} in B"
+    if a.refused_pods != b.refused_pods:
+        counts = (a.refused_pods, b.refused_pods)
+        first, second = ("none" if count == 0 else number(count) for count in counts)
+        who = f"{first} is" if a.refused_pods == 0 else _pods(a.refused_pods)
+        refused = f"{who} refused at first in A, {second} in B"
+        return f"{waited}; {refused}"
+    refused = f"{_pods(a.refused_pods)} refused at first" if a.refused_pods else "none is refused"
+    return f"{waited} and {refused}" if same else f"{waited}; {refused} in both"
+
+
+def _pods(count: int) -> str:
+    return "1 pod is" if count == 1 else f"{number(count)} pods are"
 
 
 def _say_addresses(pair: _Pair) -> str:
@@ -273,8 +300,14 @@ def _say_addresses(pair: _Pair) -> str:
 
 def _say_calls(pair: _Pair) -> str:
     a, b = pair.a.ec2_calls, pair.b.ec2_calls
+    shares = share(a.throttled_share), share(b.throttled_share)
+    if shares[0] != shares[1]:
+        throttled = f"{shares[0]} of all calls were throttled in A, {shares[1]} in B"
+    elif a.throttled_share:
+        throttled = f"{shares[0]} of all calls were throttled in both"
+    else:
+        throttled = "none was throttled"
     return (
         f"EC2: A makes {number(a.mutating)} mutating calls, B {number(b.mutating)}: "
-        f"{difference(a.mutating, b.mutating)}; {share(a.throttled_share)} and "
-        f"{share(b.throttled_share)} of all calls were throttled."
+        f"{difference(a.mutating, b.mutating)}; {throttled}."
     )

@@ -52,6 +52,7 @@ ALLOWED = {
 ALLOCATOR_MAY_IMPORT = {
     "bisect",
     "collections",
+    "contextlib",  # suppress() alone: it performs nothing.
     "dataclasses",
     "enum",
     "functools",

@@ -73,8 +73,11 @@ def play(command: str, place: Path) -> str:
 
 
 def furnish(place: Path) -> Path:
-    """Put the example where the commands look for it."""
+    """Put the example and the suite where the commands look for them."""
     shutil.copytree(ROOT / EXAMPLES, place / EXAMPLES)
+    (place / "benchmarks").mkdir()
+    for file in (ROOT / "benchmarks").glob("suite.*"):
+        shutil.copy(file, place / "benchmarks")
     return place
 
 

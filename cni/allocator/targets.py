@@ -33,6 +33,19 @@ class WarmIp:
 
     fills_enis = False
 
+    def __str__(self) -> str:
+        """Name it by the variables that are set.
+
+        >>> str(WarmIp(2, 10)), str(WarmIp(0, 10))
+        ('WARM_IP_TARGET=2 MINIMUM_IP_TARGET=10', 'MINIMUM_IP_TARGET=10')
+        """
+        parts = [f"WARM_IP_TARGET={self.warm}"] if self.warm or not self.minimum else []
+        if self.minimum:
+            parts.append(f"MINIMUM_IP_TARGET={self.minimum}")
+        if self.prefixes_kept:
+            parts.append(f"WARM_PREFIX_TARGET={self.prefixes_kept}")
+        return " ".join(parts)
+
     def wanted(self, counts: PoolCounts) -> int:
         """Blocks missing to the target.
 
@@ -92,6 +105,10 @@ class WarmPrefix:
 
     fills_enis = False
 
+    def __str__(self) -> str:
+        """Name it by its variable."""
+        return f"WARM_PREFIX_TARGET={self.prefixes}"
+
     def wanted(self, counts: PoolCounts) -> int:
         """Prefixes to ask for: none while enough addresses are available, else at least one."""
         enough = max(self.prefixes * counts.addresses_per_block, 1)
@@ -132,6 +149,10 @@ class WarmEni:
     enis: int
 
     fills_enis = True
+
+    def __str__(self) -> str:
+        """Name it by its variable."""
+        return f"WARM_ENI_TARGET={self.enis}"
 
     def wanted(self, counts: PoolCounts) -> int:
         """Secondary IPs missing to the target; whoever asks rounds up to whole ENIs."""

@@ -42,6 +42,9 @@ COLUMNS = (
 LIFE_MIN_S = 1.0
 """The trace counts whole seconds, so a life of 0 s was some part of one."""
 
+IGNORED = "which is ignored"
+"""How a note ends that tells what of the file counts for nothing."""
+
 
 def read(text: CsvText, name: str) -> Trace:
     """Return the trace in an openb pod list.
@@ -66,7 +69,7 @@ def read(text: CsvText, name: str) -> Trace:
         "deleted in the second in which they came: life set to 1 s": zero,
         "without deletion: outliving the trace": np.isnan(deleted),
         "deleted in the trace's last second, where the recording may have ended": deleted == last,
-        "with a request for GPUs, which is ignored": gpus > 0,
+        f"with a request for GPUs, {IGNORED}": gpus > 0,
     }
     return trace_of(
         names=arrays["name"].to_pylist(),

@@ -159,7 +159,9 @@ def steady(
     memory_mib: Memory = 128,
     seed: Seed = 0,
 ) -> Trace:
-    """Let pods arrive at one Poisson rate; those alive at zero have the rest of their lives.
+    """Let pods arrive at one Poisson rate.
+
+    Those alive at zero have the rest of their lives.
 
     At any instant `rate_per_s * mean_life_s` pods are alive on average, from the very start.
     """
@@ -198,7 +200,9 @@ def rolling_restart(
     memory_mib: Memory = 128,
     seed: Seed = 0,
 ) -> Trace:
-    """Renew a deployment's pods batch by batch; an old pod goes when its new one is ready.
+    """Renew a deployment's pods batch by batch.
+
+    An old pod goes when its new one is ready.
 
     Readiness takes between half and one and a half times `ready_s`, by the seed. The last pods
     outlive the trace.
@@ -234,7 +238,10 @@ def scale(
     memory_mib: Memory = 128,
     seed: Seed = 0,
 ) -> Trace:
-    """Go from 0 pods to N and back, evenly, some times over; which pod goes first is drawn."""
+    """Go from 0 pods to N and back, evenly, some times over.
+
+    Which pod goes first is drawn.
+    """
     _limit(float(pods) * repeats)
     cycle_s = rest_s + ramp_s + hold_s + ramp_s
     steps = np.arange(pods) / pods * ramp_s
@@ -264,7 +271,10 @@ def minute_jobs(
     memory_mib: Memory = 64,
     seed: Seed = 0,
 ) -> Trace:
-    """Start cron jobs together at each full minute; they live for most of it."""
+    """Start cron jobs together at each full minute.
+
+    They live for most of it.
+    """
     if life_spread_s >= life_s:
         allowed = f"below life_s, {life_s:g}"
         raise TraceError(
@@ -304,7 +314,7 @@ def job(
     memory_mib: Memory = 128,
     seed: Seed = 0,
 ) -> Trace:
-    """Run one job: so many pods at a time, and after the end of each the next.
+    """Run one job, so many pods at a time: as one ends, the next.
 
     The defaults are a published case: 1,000 completions, 50 wide, in about 17 minutes. The
     times are fixed beforehand, so the job does not slow down when its pods wait for addresses.
@@ -346,7 +356,9 @@ def day(
     memory_mib: Memory = 128,
     seed: Seed = 0,
 ) -> Trace:
-    """Follow two peaks a day over a base: Poisson arrivals at the rate of the hour.
+    """Follow two peaks a day over a base.
+
+    Arrivals are Poisson at the rate of the hour.
 
     Pods alive at zero are those that midnight's rate would have left.
     """
@@ -490,16 +502,21 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 )
 
 
+def find(name: str) -> Shape:
+    """Return the shape of that name; raise TraceError with the one most like it."""
+    if name not in SHAPES:
+        reason = "no such shape" + near(name, SHAPES)
+        raise TraceError(reason, field="shape", value=name, allowed=", ".join(SHAPES))
+    return SHAPES[name]
+
+
 def generate(name: str, settings: Mapping[str, str], *, seed: int = 0) -> Trace:
     """Make a trace of the shape `name` from settings given as texts.
 
     Raises TraceError for a shape or setting that is not known, with the one most like it, and
     for a value that is not possible.
     """
-    if name not in SHAPES:
-        reason = "no such shape" + near(name, SHAPES)
-        raise TraceError(reason, field="shape", value=name, allowed=", ".join(SHAPES))
-    shape = SHAPES[name]
+    shape = find(name)
     known = {parameter.name: parameter for parameter in shape.parameters}
     arguments: dict[str, int | float | str] = {}
     for key, text in settings.items():

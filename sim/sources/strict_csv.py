@@ -292,6 +292,8 @@ def fault_of(value: str, kind: Kind) -> str:
         return "" if is_plain(value) else "control characters"
     text = value.strip(" \t")
     if not text:
+        if value:
+            return "only white space"
         return "" if kind in BLANK else "blank"
     if kind is Kind.WHOLE:
         return _whole_fault(text)

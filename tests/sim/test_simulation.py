@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cni.allocator.behaviour import UPSTREAM, Behaviour
+from cni.allocator.ticking import Ticking
 from sim import store
 from sim.cloud_numbers import CloudNumbers, Delay
 from sim.metrics import summarise
@@ -109,6 +110,30 @@ def test_the_auditor_changes_nothing(behaviour: Behaviour, tmp_path: Path) -> No
 
     assert on.pop("header.json").replace(b'"on"', b'"off"') == off.pop("header.json")
     assert on == off
+
+
+class EveryTick(Ticking):
+    """Upstream's planner, asked at every tick."""
+
+    def _next_change(self, _counts: object, now: float) -> float:
+        return self._tick_after(now)
+
+
+@pytest.mark.parametrize(
+    "settings", ["", "WARM_IP_TARGET=2 MINIMUM_IP_TARGET=10", "WARM_ENI_TARGET=0", PREFIX]
+)
+@pytest.mark.parametrize("shape", ["example", "minute jobs", "scale"])
+def test_skipping_idle_ticks_changes_nothing(
+    shape: str, settings: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A planner that looks at every tick saves the same bytes."""
+    made = scenario(settings, behaviour=UPSTREAM, nodes=10, seed=1)
+    trace = MAKERS[shape]()
+    store.save(run(made, trace), tmp_path / "skipping")
+    monkeypatch.setattr(allocators, "Ticking", EveryTick)
+    store.save(run(made, trace), tmp_path / "every")
+
+    assert content(tmp_path / "skipping") == content(tmp_path / "every")
 
 
 def test_another_seed_is_another_run() -> None:

@@ -1,5 +1,7 @@
 """Figures as text: units, signs and sentences."""
 
+import dataclasses
+
 import pytest
 
 from sim import tables
@@ -111,6 +113,37 @@ def test_comparison_marks_the_better() -> None:
     assert rows["wait, longest"] == ("12 min 34 s", tables.NONE, "")
     assert rows["  assigned, mean"] == ("97", "98", "+1 (+1 %)")
     assert rows["ENIs, max"] == ("20", "20", "same")
+
+
+def test_noise_is_not_marked() -> None:
+    """Differences under 1 %, and free /28s where nobody wants any, make nothing better."""
+    a = run(churn_pairs=1000, subnets={"10.0.0.0/24": SubnetLow(50, 3, 0.2)}, at_once_of_all=0.974)
+    b = run(churn_pairs=1009, subnets={"10.0.0.0/24": SubnetLow(51, 4, 0.2)}, at_once_of_all=0.98)
+    rows = {row.label: row for row in tables.comparison(a, b)}
+    assert rows["given back and asked for again"].better == ""
+    assert rows["served without waiting"].better == ""
+    assert rows["lowest free in 10.0.0.0/24"].better == "b"
+    assert "  free /28s" not in rows
+    for wanting in (
+        {"settings": {"ENABLE_PREFIX_DELEGATION": "true"}},
+        {"scenario": {tables.RESERVATIONS: "1"}},
+    ):
+        with_prefixes = dataclasses.replace(a, **wanting)  # type: ignore[arg-type]
+        rows = {row.label: row for row in tables.comparison(with_prefixes, b)}
+        assert rows["  free /28s"].better == "b"
+
+
+def test_limits_given_by_hand() -> None:
+    """They are told in words, and can be run again."""
+    by_hand = run(instance="3 ENIs x 10 addresses", nodes=1)
+    assert tables.headline(by_hand).startswith("1 node (3 ENIs × 10 addresses) held 210 ")  # noqa: RUF001
+    assert "--max-enis 3 --ips-per-eni 10 --nodes 1" in tables.run_again(by_hand)
+
+
+def test_what_was_so_from_the_start() -> None:
+    """A warm node's addresses are gone before the trace begins."""
+    rows = dict(tables.summary_rows(run(subnets={"10.0.0.0/24": SubnetLow(5, 0, 0.195)})))
+    assert rows["subnet 10.0.0.0/24 at its lowest"] == "5 free, from the start"
 
 
 def test_runs_are_told_apart_by_what_rules() -> None:

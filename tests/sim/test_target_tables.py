@@ -203,6 +203,8 @@ ROWS = [
     Row(M5_LARGE, f"{PREFIX} WARM_PREFIX_TARGET=2", [16], {(1, 3, 32)}),
     # 31 < 32: of three prefixes one is free, or none where 17 pods straddle all: 1 or 2 more.
     Row(M5_LARGE, f"{PREFIX} WARM_PREFIX_TARGET=2", [17], {(1, 4, 47), (1, 5, 63)}),
+    # 16 x 9 = 144 on the primary ENI; 140 + 5 addresses need a tenth prefix.
+    Row(M5_LARGE, f"{PREFIX} WARM_IP_TARGET=5", [140], {(2, 10, 20)}),
     Row(T3_MICRO, PREFIX, [17], {(2, 2, 15)}),  # 15 < 16, but U = 1 and E = 2.
     # IP targets in prefix mode are rounded up to sixteens.
     Row(C5_XLARGE, f"{PREFIX} WARM_IP_TARGET=2", [30], {(1, 2, 2)}),
@@ -283,6 +285,16 @@ def test_no_warm_eni_flaps() -> None:
     assert not end.settled
     assert end.calls["CreateNetworkInterface"] in {18, 19}
     assert 0 <= end.calls["CreateNetworkInterface"] - end.calls["DeleteNetworkInterface"] <= 1
+    (native,) = held(T3_SMALL, "WARM_ENI_TARGET=0", [3], behaviour=NATIVE)
+    assert (native.settled, native.enis, native.addresses) == (True, 1, 3)
+
+
+def test_a_holding_repeats_with_its_seed() -> None:
+    """The same seed gives the same node, another seed another one."""
+    runs = [str(held(T3_SMALL, PREFIX, [40, 11], seed=seed)) for seed in (1, 1, 2, 3, 4)]
+
+    assert runs[0] == runs[1]
+    assert len(set(runs)) > 1
 
 
 def test_pods_beyond_the_minimum_are_refused() -> None:

@@ -108,6 +108,39 @@ def test_words_of_a_trade_off() -> None:
     assert "Take A where subnets are short, B where the rate of EC2 requests is." in judged.headline
 
 
+def test_what_is_equal_is_said_once() -> None:
+    """Waits and refusals of both runs read naturally, and the target stands beside them."""
+    target = "the target (99 % within 1 s, at most 0.1 % refused at first)."
+    assert verdict(run(), run(held=100)).reasons[0] == (
+        "Service: in both, 99 % of pods have an address at once and none is refused. "
+        f"Both meet {target}"
+    )
+    assert verdict(run(p99=12.0, refused=1), run()).reasons[0] == (
+        "Service: 99 % of pods have an address within 12 s in A, at once in B; 1 pod is refused "
+        f"at first in A, none in B. Only B meets {target}"
+    )
+    assert verdict(run(p99=12.0, refused=5), run(refused=5)).reasons[0] == (
+        "Service: 99 % of pods have an address within 12 s in A, at once in B; 5 pods are "
+        f"refused at first in both. Neither meets {target}"
+    )
+    assert (
+        verdict(run(throttled=0.02), run())
+        .reasons[2]
+        .endswith("; 2.0 % of all calls were throttled in A, 0 % in B.")
+    )
+
+
+def test_the_less_bad_of_two() -> None:
+    """Where neither serves well, that comes first."""
+    judged = verdict(run(refused=14, p99=3.0), run(refused=310, p99=3.0))
+    assert judged.headline == (
+        "Neither serves pods well, but A (the same settings) is less bad: it refuses 14 pods at "
+        "first, B 310 of 1,000; 99 % of pods have an address within 3 s."
+    )
+    judged = verdict(run(refused=14), run(refused=14, held=100.0))
+    assert judged.headline.endswith(" on average), and waits and refusals are much the same.")
+
+
 def test_the_target_can_be_changed() -> None:
     """A wait that is too long by default is fine for who says so, and the rules say it."""
     a, b = run(held=100, p99=12.0), run(held=400)
