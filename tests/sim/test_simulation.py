@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cni.allocator import allocator as allocators
 from cni.allocator.behaviour import UPSTREAM, Behaviour
 from cni.allocator.ticking import Ticking
 from sim import store
