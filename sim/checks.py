@@ -52,12 +52,15 @@ class Auditor:
             allocator.check()
 
     def changed(self, node: str, allocator: Allocator, now: float) -> None:
-        """Check a pool after EC2 changed it; where nothing is in flight it equals EC2's view."""
+        """Check a pool after EC2 changed it; where nothing is open it equals EC2's view.
+
+        Open is an action in flight, or one whose answer never came, until EC2 is asked.
+        """
         allocator.check()
         assigned = allocator.counts(Instant(now)).assigned
         if assigned != self._held[node]:
             self._fail(now, f"{node} counts {assigned} assigned, its pods hold {self._held[node]}")
-        if allocator.in_flight:
+        if allocator.in_flight or allocator.in_doubt:
             return
         kept = {eni.eni_id: set(eni.blocks) for eni in allocator.enis()}
         shown = {

@@ -9,6 +9,7 @@ wait for room. What happened is in the record; nothing is computed from it here.
 from collections import deque
 from collections.abc import Callable, Generator
 from itertools import islice
+from math import inf, nextafter
 
 import simpy
 from simpy.events import Timeout
@@ -79,7 +80,8 @@ class _Run:
         """Let it happen, and close the books."""
         self._note_subnets()
         self.env.process(self._arrivals())
-        self.env.run(until=max(self.trace.end_s, 1e-9))
+        # SimPy stops before what happens at `until`; the trace's last instant is part of it.
+        self.env.run(until=nextafter(self.trace.end_s, inf))
         for pod in self.pending:
             resource = self.scheduler.binding(self.cpu[pod], self.memory[pod])
             self.recorder.unplace(pod, resource)
@@ -91,51 +93,59 @@ class _Run:
     # Before zero.
 
     def _launch(self) -> list[SimNode]:
-        """Launch the instances, and start their daemons or let them be up for a while."""
-        scenario = self.scenario
+        """Launch the instances, and start their daemons or let them be up for a while.
+
+        All instances are there before the first daemon takes an address: pools, not nodes, go
+        short where the subnets are small.
+        """
+        names = _node_names(self.scenario, self.trace)
+        primaries = [self._instance(names, index) for index in range(len(names))]
         instant = Account.of(CloudNumbers.instant(), self.vpc)
-        names = _node_names(scenario, self.trace)
-        subnets = self.vpc.subnets
-        nodes: list[SimNode] = []
-        for index, name in enumerate(names):
-            subnet = subnets[index % len(subnets)]
-            try:
-                launched = self.vpc.launch_instance(name, scenario.shape, subnet.subnet_id, 0.0)
-            except Ec2Error as error:
-                message = (
-                    f"{index} of {len(names)} nodes fit: {subnet.network} has no address for the"
-                    f" next one ({error.code})"
-                )
-                raise ScenarioError(message) from error
-            cloud = CloudModel(
-                self.env,
-                self.account,
-                name,
-                Draws(scenario.seed, "node", name),
-                on_call=self._call_noter(index),
-            )
-            node = SimNode(
-                self.env,
-                index,
-                name,
-                scenario,
-                cloud,
-                self.recorder,
-                self.auditor,
-                self.kubelet.served_in_line,
-            )
-            primary = AttachedEni(launched.eni_id, 0, launched.primary_ip, ())
-            draw = stream(scenario.seed, "daemon", name)
-            seed = draw.getrandbits(48)
-            if scenario.warm:
-                at_once = CloudModel(self.env, instant, name, Draws(scenario.seed, "warm", name))
-                node.warm_up(primary, seed, draw.random(), at_once)
-            else:
-                node.start(primary, 0.0, seed)
-            node.note_pool()
-            node.poke()
-            nodes.append(node)
-        return nodes
+        return [
+            self._node(name, index, primaries[index], instant) for index, name in enumerate(names)
+        ]
+
+    def _instance(self, names: tuple[str, ...], index: int) -> AttachedEni:
+        """Launch one instance, in the subnet whose turn it is, and return its primary ENI."""
+        subnet = self.vpc.subnets[index % len(self.vpc.subnets)]
+        shape = self.scenario.shape
+        try:
+            launched = self.vpc.launch_instance(names[index], shape, subnet.subnet_id, 0.0)
+        except Ec2Error as error:
+            message = f"{index} of {len(names)} nodes fit into {subnet.network}: {error.message}"
+            raise ScenarioError(message) from error
+        return AttachedEni(launched.eni_id, 0, launched.primary_ip, ())
+
+    def _node(self, name: str, index: int, primary: AttachedEni, instant: Account) -> SimNode:
+        """Start an instance's daemon at zero, or long before it with an EC2 that is `instant`."""
+        scenario = self.scenario
+        cloud = CloudModel(
+            self.env,
+            self.account,
+            name,
+            Draws(scenario.seed, "node", name),
+            on_call=self._call_noter(index),
+        )
+        node = SimNode(
+            self.env,
+            index,
+            name,
+            scenario,
+            cloud,
+            self.recorder,
+            self.auditor,
+            self.kubelet.served_in_line,
+        )
+        draw = stream(scenario.seed, "daemon", name)
+        seed = draw.getrandbits(48)
+        if scenario.warm:
+            at_once = CloudModel(self.env, instant, name, Draws(scenario.seed, "warm", name))
+            node.warm_up(primary, seed, draw.random(), at_once)
+        else:
+            node.start(primary, 0.0, seed)
+        node.note_pool()
+        node.poke()
+        return node
 
     def _call_noter(self, index: int) -> Callable[[str, float, float, str], None]:
         recorder = self.recorder

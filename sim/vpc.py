@@ -111,6 +111,7 @@ class Vpc:
         self._enis_made = 0
         self._attachments_made = 0
         self._held = HeldBlocks()
+        self._free_at_first = {name: subnet.free for name, subnet in self._subnets.items()}
 
     # Instances
 
@@ -336,6 +337,11 @@ class Vpc:
 
     def check(self) -> None:
         """Recompute what is kept in two places; AssertionError where they differ."""
+        taken = dict.fromkeys(self._subnets, 0)
+        for eni in self._enis.values():
+            taken[eni.subnet.subnet_id] += 1 + sum(b.num_addresses for b in eni.blocks.values())
+        for name, subnet in self._subnets.items():
+            assert subnet.free + taken[name] == self._free_at_first[name], f"{name} leaks"
         for eni_id, eni in self._enis.items():
             for address, _ in eni.blocks:
                 assert IPv4Address(address) in eni.subnet.network, eni_id

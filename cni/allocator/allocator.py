@@ -216,6 +216,11 @@ class Allocator:
         if now > self._pool.thaw_at:
             self._pool.thaw(now)
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether EC2 may differ from the pool, and is to be asked: an answer did not come."""
+        return bool(self._planner.describe_why)
+
     def check(self) -> None:
         """Recompute every count; AssertionError names the first that does not hold."""
         self._pool.check()

@@ -196,6 +196,10 @@ def _add_blocks(action: AddBlocks, kind: BlockKind, choices: RecipeChoices) -> R
                 # The pool is out of date: EC2 has more on this ENI than it knows of.
                 blocks = yield from _blocks_of(action.eni_id)
                 return BlocksAdded(action.id, action.eni_id, blocks, error.reason)
+            if error.reason is FailureReason.UNKNOWN_OUTCOME:
+                # It may have taken effect. Upstream asks for one more and learns from its next
+                # reconcile what is there; here the pool asks EC2 before anything else.
+                raise
             if choices.retries_with_one and short is None:
                 count, short = 1, error.reason
             elif not choices.retries_with_one and error.reason in DRY and count > 1:
@@ -242,12 +246,18 @@ def _detach_eni(action: DetachEni, choices: RecipeChoices) -> Recipe:
 def _detach_and_delete(
     eni_id: EniId, attachment_id: str, choices: RecipeChoices
 ) -> Generator[Call, Reply, None]:
-    """Clean up an ENI that cannot be used; what fails here is left to the sweep for leaks."""
+    """Clean up an ENI that cannot be used.
+
+    If it cannot be detached, the node has an ENI that nobody knows of: CallError with
+    UNKNOWN_OUTCOME makes the pool ask EC2 and take it in.
+    """
     try:
         yield DetachNetworkInterface(eni_id, attachment_id)
-        yield Pause(choices.detach_settle_s)
-    except CallError:
-        return
+    except CallError as error:
+        if error.reason is FailureReason.ENI_GONE:
+            return
+        raise CallError(FailureReason.UNKNOWN_OUTCOME, error.code, str(error)) from error
+    yield Pause(choices.detach_settle_s)
     yield from _delete(eni_id, choices)
 
 
