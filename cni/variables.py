@@ -16,6 +16,9 @@ from types import MappingProxyType
 MOST = 100_000
 """Upper bound of a number nobody bounds otherwise: more than any node can hold."""
 
+OURS = "none"
+"""What `since` says of a variable that upstream does not have."""
+
 _INT64 = 1 << 63
 
 
@@ -232,6 +235,40 @@ _DAEMON: tuple[_Row, ...] = (
     ("VPC_CNI_VERSION", "1.15.1", None, _TEXT, "version told to AWS"),
 )
 
+_ADD_WAIT = _integer(0, 110)
+# The runtime gives an ADD up after two minutes; ten seconds are left for the kernel's work.
+_OURS: tuple[_Row, ...] = (
+    ("WARMBENCH_ADD_WAIT", OURS, "60", _ADD_WAIT, "seconds an ADD may wait for an address"),
+    (
+        "WARMBENCH_BEHAVIOUR",
+        OURS,
+        "native",
+        _choice("native", "upstream"),
+        "when and how the pool is kept",
+    ),
+    (
+        "WARMBENCH_JOURNAL_MIB",
+        OURS,
+        "64",
+        _integer(0),
+        "MiB of journal kept on the node; 0 keeps none",
+    ),
+    (
+        "WARMBENCH_METRICS_BIND_ADDRESS",
+        OURS,
+        "0.0.0.0:61678",
+        _TEXT,
+        "where metrics and health are served",
+    ),
+    (
+        "WARMBENCH_STATE_DIR",
+        OURS,
+        "/var/run/aws-node",
+        _TEXT,
+        "folder of socket, ledger, journal and tombstones",
+    ),
+)
+
 _ENI_CONFIG = "k8s.amazonaws.com/eniConfig"
 _ENFORCING = _choice("strict", "standard")
 _NOT_SUPPORTED: tuple[_Row, ...] = (
@@ -288,7 +325,7 @@ VARIABLES: Mapping[str, Variable] = MappingProxyType(
         for reader, rows in (
             (Reader.ALLOCATOR, _ALLOCATOR),
             (Reader.NETWORK, _NETWORK),
-            (Reader.DAEMON, _DAEMON),
+            (Reader.DAEMON, _DAEMON + _OURS),
             (Reader.NOT_SUPPORTED, _NOT_SUPPORTED),
         )
         for name, since, default, form, meaning in rows

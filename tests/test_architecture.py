@@ -18,11 +18,13 @@ PACKAGES = ("cni", "sim", "instance_limits")
 
 # What may import a third-party package; anything not listed may import none.
 ALLOWED = {
+    "aiohttp": ["cni/daemon/*.py", "sim/lab/*.py"],
     "boto3": ["cni/cloud/ec2.py", "instance_limits/refresh.py"],
     "botocore": ["cni/cloud/ec2.py", "instance_limits/refresh.py"],
     "jinja2": ["sim/page.py", "sim/report.py"],
     "markupsafe": ["sim/page.py", "sim/report.py"],
     "matplotlib": ["sim/report.py"],
+    "moto": ["sim/lab/*.py"],
     "numpy": ["sim/*.py", "sim/sources/*.py"],
     "pandas": [
         "sim/calibrate.py",
@@ -34,6 +36,7 @@ ALLOWED = {
         "sim/sweep.py",
         "sim/trace.py",
     ],
+    "prometheus_client": ["cni/daemon/metrics.py"],
     "pyarrow": ["sim/store.py", "sim/trace.py", "sim/sources/*.py"],
     "pyroute2": ["cni/network/netlink.py", "cni/network/netns.py", "sim/lab/*.py"],
     "rich": ["sim/cli*.py", "sim/commands/*.py"],
@@ -45,6 +48,7 @@ ALLOWED = {
         "sim/one_node.py",
         "sim/simulation.py",
     ],
+    "structlog": ["cni/daemon/*.py"],
     "typer": ["sim/cli*.py", "sim/commands/*.py"],
 }
 
@@ -97,6 +101,10 @@ PLANTED = [
     ("limits-alone", "cni/cloud/calls.py", "import instance_limits"),
     ("limits-bottom", "instance_limits/__init__.py", "import cni.settings"),
     ("edges", "cni/cloud/recipes.py", "import cni.variables"),
+    ("edges", "cni/network/desired.py", "import cni.wire"),
+    ("pure", "cni/wire.py", "import os"),
+    ("plugin-alone", "cni/plugin/__init__.py", "import cni.spec"),
+    ("sim-decides", "sim/lab/__init__.py", "import cni.daemon"),
 ]
 
 

@@ -1,0 +1,1 @@
+"""The links, addresses, routes, rules and SNAT rules that must exist, as data. PURE."""

@@ -1,0 +1,1 @@
+"""The CNI executable: a pipe to the daemon, in Python and in C."""
