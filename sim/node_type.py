@@ -10,6 +10,7 @@ import instance_limits
 from cni.allocator.model import BlockKind
 from sim.vpc import InstanceShape
 
+
 @dataclass(frozen=True, slots=True)
 class NodeType:
     """An instance type as far as it matters here; 0 vCPUs or MiB: not known, no limit."""
