@@ -51,7 +51,7 @@ def busybox_image(pause: Path) -> Path:
 def unique_name() -> Callable[[], str]:
     """Give names that nobody else on this machine uses: of namespaces, control groups."""
     count = itertools.count()
-    return lambda: f"wb-node-{os.getpid()}-{next(count)}"
+    return lambda: f"wbrt-{os.getpid()}-{next(count)}"
 
 
 @pytest.fixture
