@@ -254,6 +254,13 @@ _OURS: tuple[_Row, ...] = (
         "MiB of journal kept on the node; 0 keeps none",
     ),
     (
+        "WARMBENCH_MAX_PODS",
+        OURS,
+        "0",
+        _integer(0),
+        "the kubelet's max-pods; 0: as EKS sets it for the instance type",
+    ),
+    (
         "WARMBENCH_METRICS_BIND_ADDRESS",
         OURS,
         "0.0.0.0:61678",

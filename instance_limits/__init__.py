@@ -24,6 +24,26 @@ ADDRESSES_PER_PREFIX = 16
 """A delegated prefix is a /28 (EC2 User Guide, "Prefix delegation for network interfaces")."""
 
 
+HOST_NETWORK_PODS = 2
+"""aws-node and kube-proxy run on every node and take no address (eni-max-pods: the "+ 2")."""
+
+_PODS_SMALL, _PODS_LARGE, _VCPUS_SMALL = 110, 250, 30
+
+
+def max_pods(addresses: int, vcpus: int, *, prefix_mode: bool) -> int:
+    """Return the kubelet's max-pods as EKS sets it, host-network pods included.
+
+    In prefix mode EKS advises at most 110 pods on up to 30 vCPUs and 250 above.
+
+    >>> max_pods(29 * 8, 16, prefix_mode=False), max_pods(9 * 3 * 16, 2, prefix_mode=True)
+    (234, 110)
+    """
+    by_addresses = addresses + HOST_NETWORK_PODS
+    if not prefix_mode:
+        return by_addresses
+    return min(by_addresses, _PODS_LARGE if vcpus > _VCPUS_SMALL else _PODS_SMALL)
+
+
 class UnknownInstanceType(LookupError):  # noqa: N818, a refusal is named for what is refused
     """No row has this name; the message names near ones and the way around the table."""
 

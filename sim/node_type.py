@@ -10,12 +10,6 @@ import instance_limits
 from cni.allocator.model import BlockKind
 from sim.vpc import InstanceShape
 
-HOST_NETWORK_PODS = 2
-"""aws-node and kube-proxy run on every node and take no address (eni-max-pods: the "+ 2")."""
-
-PODS_SMALL, PODS_LARGE, VCPUS_SMALL = 110, 250, 30
-"""EKS advises at most 110 pods on up to 30 vCPUs and 250 above."""
-
 
 @dataclass(frozen=True, slots=True)
 class NodeType:
@@ -43,10 +37,9 @@ class NodeType:
 
     def max_pods(self, kind: BlockKind) -> int:
         """Return the kubelet's max-pods as EKS sets it, host-network pods included."""
-        by_addresses = self.addresses(kind) + HOST_NETWORK_PODS
-        if kind is BlockKind.SECONDARY_IP:
-            return by_addresses
-        return min(by_addresses, PODS_LARGE if self.vcpus > VCPUS_SMALL else PODS_SMALL)
+        return instance_limits.max_pods(
+            self.addresses(kind), self.vcpus, prefix_mode=kind is BlockKind.PREFIX
+        )
 
     def allocatable_cpu_m(self) -> int:
         """CPU left for pods, millicores: EKS keeps 6 % of the first core, then less and less."""

@@ -16,12 +16,13 @@ import simpy
 from cni.allocator.behaviour import NATIVE, Behaviour
 from cni.allocator.model import AttachedEni, BlockKind, Instant, NodeLimits
 from cni.settings import Settings
+from instance_limits import HOST_NETWORK_PODS
 from sim.checks import Auditor
 from sim.cloud import Account, CloudModel
 from sim.cloud_numbers import CloudNumbers
 from sim.kubelet import Kubelet
 from sim.node import SimNode
-from sim.node_type import HOST_NETWORK_PODS, NodeType
+from sim.node_type import NodeType
 from sim.record import Recorder
 from sim.scenario import Scenario, SubnetPlan
 from sim.scheduler import Capacity

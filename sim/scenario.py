@@ -11,8 +11,9 @@ from cni.allocator.behaviour import NATIVE, Behaviour
 from cni.allocator.model import BlockKind, NodeLimits
 from cni.allocator.targets import WarmEni, WarmTarget
 from cni.settings import Settings, effective
+from instance_limits import HOST_NETWORK_PODS
 from sim.cloud_numbers import CloudNumbers
-from sim.node_type import HOST_NETWORK_PODS, NodeType
+from sim.node_type import NodeType
 from sim.scheduler import Capacity, Placement
 from sim.subnet import Reservation, parse_subnet
 from sim.vpc import InstanceShape

@@ -109,7 +109,11 @@ def _attach_eni(action: AttachEni, kind: BlockKind, choices: RecipeChoices, toke
     """Create, attach, set delete-on-termination, and wait until the node shows it."""
     subnet_id = None
     if choices.describes_first:
-        subnet_id = _expect(SubnetsDescribed, (yield DescribeSubnets())).subnet_ids[0]
+        subnet_ids = _expect(SubnetsDescribed, (yield DescribeSubnets())).subnet_ids
+        if not subnet_ids:
+            # None of the zone's subnets is tagged for us, or all are excluded.
+            raise CallError(FailureReason.OTHER, "NoSubnet", "no subnet may take an ENI")
+        subnet_id = subnet_ids[0]
     created, short = yield from _create(action, kind, choices, token, subnet_id)
     eni_id = created.eni_id
     try:

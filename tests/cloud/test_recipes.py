@@ -27,6 +27,7 @@ from cni.cloud.calls import (
     CallError,
     CreateNetworkInterface,
     Pause,
+    SubnetsDescribed,
     UnassignPrivateIpAddresses,
 )
 from cni.cloud.recipes import recipe_for
@@ -286,3 +287,15 @@ def test_the_fake_is_honest() -> None:
         ec2.answer(UnassignPrivateIpAddresses(eni_id, (IPv4Network("192.0.2.1/32"),)))
     assert ec2.has(ec2.interfaces[eni_id].blocks[0].network_address)
     assert not ec2.has(IPv4Address("192.0.2.1"))
+
+
+def test_a_zone_without_a_usable_subnet_fails_the_attach() -> None:
+    """An empty answer is a failure with a reason, not a fault of ours."""
+    recipe = recipe_for(ATTACH, IPS, UPSTREAM, "token")
+    next(recipe)
+    with pytest.raises(StopIteration) as stop:
+        recipe.send(SubnetsDescribed(()))
+
+    outcome = stop.value.value
+    assert isinstance(outcome, ActionFailed)
+    assert "no subnet may take an ENI" in outcome.detail

@@ -1,0 +1,286 @@
+"""Put the plug-ins, the first sysctls and the network configuration on the node.
+
+Two callers: the init container installs plug-ins and sysctls (`main`), and the daemon writes the
+configuration at the end of its start, since by that file the runtime learns that the node has a
+network. A file appears whole or not at all: whoever reads or executes it meanwhile, and whatever
+kills us, sees the old one or the new one.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cni.settings import SettingsError, parse
+
+NETWORK = "aws-cni"
+"""Name of the network in the configuration; upstream's, so that a node can change hands."""
+
+PLUGIN = "aws-cni"
+CONFLIST = "10-aws.conflist"
+
+STOCK = ("loopback", "portmap")
+"""Stock plug-ins a node cannot do without: containerd 1.6 executes loopback for each sandbox,
+portmap stands in our configuration."""
+
+SHIPPED = Path("/usr/libexec/aws-node")
+"""Where the image holds the plug-ins."""
+
+SYSCTLS = Path("/host/proc/sys/net")
+"""Where the manifest mounts the node's /proc/sys/net: the container's own is read-only unless it
+is privileged."""
+
+CONFLIST_CNI_VERSION = "1.0.0"
+"""containerd 1.6 and 1.7 refuse the results of 1.1.0."""
+
+_READ_BY_RUNTIMES = {".conf", ".conflist", ".json"}
+# libcni, ConfFiles: these endings and no other; our temporary name has none of them.
+
+_HINTS = {
+    errno.ENOENT: "mount the node's folder there, or name another in {variable}",
+    errno.ENOTDIR: "it must be a folder: mount the node's folder there, or see {variable}",
+    errno.EISDIR: "a folder is in the way: remove it on the node",
+    errno.EACCES: "the container needs the capability DAC_OVERRIDE, or SELinux forbids it",
+    errno.EPERM: "the file or its folder is immutable: see lsattr on the node",
+    errno.EROFS: "mount it writable, or name a writable folder in {variable}",
+    errno.ENOSPC: "free some space on the node",
+    errno.EDQUOT: "raise the quota on the node",
+}
+
+_UP, _REJECTED = 0x1, 0x200  # linux/route.h: RTF_UP, RTF_REJECT
+
+
+class InstallError(Exception):
+    """Something could not be put in place; one line that says what, why and what to do."""
+
+
+# Files.
+
+
+def install_plugin(source: Path, directory: Path, name: str) -> None:
+    """Put an executable into the runtime's folder of plug-ins; raises InstallError.
+
+    A process that still runs the old file keeps it: its name is given to a new one. Nothing
+    else in the folder is touched.
+    """
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise InstallError(f"{source}: {error.strerror}; the image is not whole") from error
+    if not content:
+        raise InstallError(f"{source}: empty; the image is not whole")
+    _put(directory, name, content, 0o755, "HOST_CNI_BIN_PATH")
+
+
+def install_conflist(directory: Path, text: str) -> None:
+    """Write our network configuration where the runtime looks for it; raises InstallError.
+
+    The temporary name lies in the same folder because containerd's watch ignores a file that is
+    made there or moved in from elsewhere, and sees a rename within.
+    """
+    _put(directory, CONFLIST, text.encode(), 0o644, "HOST_CNI_CONFDIR_PATH")
+
+
+def remove_conflist(directory: Path) -> None:
+    """Take our network configuration away, so that the node says NotReady; raises InstallError."""
+    try:
+        for path in (directory / CONFLIST, _temporary(directory, CONFLIST)):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _told(directory / CONFLIST, error, "HOST_CNI_CONFDIR_PATH") from error
+
+
+def shadowing(directory: Path) -> tuple[str, ...]:
+    """Name the configurations that a runtime takes before ours, in its order; InstallError.
+
+    Runtimes read a folder in the order of names, and use the first.
+    """
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except OSError as error:
+        raise _told(directory, error, "HOST_CNI_CONFDIR_PATH") from error
+    return tuple(
+        name for name in names if name < CONFLIST and Path(name).suffix in _READ_BY_RUNTIMES
+    )
+
+
+def _put(directory: Path, name: str, content: bytes, mode: int, variable: str) -> None:
+    """Write, sync, rename, sync: at no instant is there half a file under `name`."""
+    target, temporary = directory / name, _temporary(directory, name)
+    try:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Two installers at once would write one temporary file. The kernel frees the lock of
+            # one that is killed.
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            temporary.unlink(missing_ok=True)
+            try:
+                _write(temporary, content, mode)
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _told(target, error, variable) from error
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(opened, "wb") as file:
+        file.write(content)
+        file.flush()
+        # The umask does not rule a mode that is set on the open file.
+        os.fchmod(opened, mode)
+        os.fsync(opened)
+
+
+def _temporary(directory: Path, name: str) -> Path:
+    return directory / f".{name}.tmp"
+
+
+def _told(path: Path, error: OSError, variable: str) -> InstallError:
+    hint = _HINTS.get(error.errno or 0, "see {variable}").format(variable=variable)
+    return InstallError(f"{path}: {error.strerror}; {hint}")
+
+
+# The network configuration.
+
+
+def conflist(other: Mapping[str, str]) -> str:
+    """Render our network configuration from `Settings.other`, as JSON.
+
+    The daemon has its settings from its own environment; those of them that upstream's plug-in
+    reads here are told all the same, for people and for a node that changes back.
+    CHECK is not disabled, as upstream's list has it: ours looks.
+    """
+    ours = {
+        "type": PLUGIN,
+        "vethPrefix": other["AWS_VPC_K8S_CNI_VETHPREFIX"],
+        # A text, as upstream writes it.
+        "mtu": other.get("POD_MTU") or other["AWS_VPC_ENI_MTU"],
+        "pluginLogFile": other["AWS_VPC_K8S_PLUGIN_LOG_FILE"],
+        "pluginLogLevel": other["AWS_VPC_K8S_PLUGIN_LOG_LEVEL"],
+    }
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
+    whole = {
+        "cniVersion": CONFLIST_CNI_VERSION,
+        "name": NETWORK,
+        "disableCheck": False,
+        "plugins": [ours, portmap],
+    }
+    return json.dumps(whole, indent=2) + "\n"
+
+
+# Sysctls that must be right before the first pod.
+
+
+def primary_link(routes: str) -> str:
+    r"""Return the link of the default route with the lowest metric, from /proc/net/route's text.
+
+    Before the daemon runs, secondary ENIs have no route in the main table of their own, so this
+    is the primary ENI's link. Raises InstallError where there is none: upstream goes on with an
+    empty name (`cmd/aws-vpc-cni-init/main.go`).
+
+    >>> primary_link("Iface Destination Gateway Flags RefCnt Use Metric Mask\n"
+    ...              "ens5 00000000 0101000A 0003 0 0 512 00000000 0 0 0\n")
+    'ens5'
+    """
+    defaults = []
+    for line in routes.splitlines()[1:]:
+        link, destination, _, flags, _, _, metric, mask, *_ = line.split()
+        anywhere = int(destination, 16) == int(mask, 16) == 0
+        if anywhere and int(flags, 16) & (_UP | _REJECTED) == _UP:
+            defaults.append((int(metric), link))
+    if not defaults:
+        raise InstallError(
+            "the node has no default route, so its primary link is not known; see `ip route` on"
+            " the node, which must be up before its pods"
+        )
+    return min(defaults)[1]
+
+
+def sysctls(other: Mapping[str, str], link: str) -> tuple[tuple[str, str], ...]:
+    """Give what upstream's init container sets, as paths below /proc/sys/net and values.
+
+    Replies of pods on secondary ENIs to NodePort connections leave by another link than the
+    requests came in: rp_filter 2 lets them pass. TCP early demux is on, as in the kernel, unless
+    DISABLE_TCP_EARLY_DEMUX asks otherwise.
+    """
+    early_demux = "0" if other["DISABLE_TCP_EARLY_DEMUX"] == "true" else "1"
+    return ((f"ipv4/conf/{link}/rp_filter", "2"), ("ipv4/tcp_early_demux", early_demux))
+
+
+def set_sysctls(below: Path, values: Sequence[tuple[str, str]]) -> None:
+    """Write values under a node's /proc/sys/net; raises InstallError."""
+    for name, value in values:
+        path = below / name
+        try:
+            path.write_text(value, encoding="ascii")
+        except OSError as error:
+            raise InstallError(
+                f"{path}: {error.strerror}; the container needs the node's /proc/sys/net mounted"
+                f" writable at {SYSCTLS} and the capability NET_ADMIN"
+            ) from error
+
+
+# The init container.
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the init container finds things, so that tests can give it others."""
+
+    shipped: Path
+    sysctls: Path
+    routes: Path
+
+
+IN_THE_IMAGE = Places(SHIPPED, SYSCTLS, Path("/proc/net/route"))
+
+
+def main(environ: Mapping[str, str], argv: Sequence[str], places: Places = IN_THE_IMAGE) -> int:
+    """Install plug-ins and sysctls; 0 when all is in place, 1 when not, 2 for wrong settings.
+
+    The plug-in comes last: until then the node is as it was.
+    """
+    if argv:
+        sys.stderr.write(f"install: unknown argument {argv[0]!r}; it takes none\n")
+        return 2
+    try:
+        other = parse(environ, lenient=False).other
+        _install(other, places)
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"install: {line}\n")
+        return 2
+    except InstallError as error:
+        sys.stderr.write(f"install: {error}\n")
+        return 1
+    return 0
+
+
+def _install(other: Mapping[str, str], places: Places) -> None:
+    try:
+        routes = places.routes.read_text(encoding="ascii")
+    except OSError as error:
+        raise InstallError(f"{places.routes}: {error.strerror}; is /proc mounted?") from error
+    link = primary_link(routes)
+    values = sysctls(other, link)
+    set_sysctls(places.sysctls, values)
+    for name, value in values:
+        sys.stdout.write(f"install: {name} is {value}\n")
+    directory = Path(other["HOST_CNI_BIN_PATH"])
+    for name in STOCK:
+        # The node's own may be newer, and is linked with the node's own libraries.
+        if not (directory / name).exists():
+            install_plugin(places.shipped / name, directory, name)
+            sys.stdout.write(f"install: {name} was missing, is in {directory}\n")
+    install_plugin(places.shipped / PLUGIN, directory, PLUGIN)
+    sys.stdout.write(f"install: {PLUGIN} is in {directory}\n")
