@@ -14,9 +14,11 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
+from cni.daemon.install import NETWORK, STOCK
 from tests.node.containerd import STOCK_PLUGINS
 
 STOCK_NETWORK = "stock"
+STOCK_CONFLIST = "20-stock.conflist"
 
 
 class NodeUnderTest(Protocol):
@@ -70,8 +72,8 @@ def node_of(node: NodeUnderTest) -> Node:
     return Node(
         netns=node.netns,
         conf_dir=node.conf_dir,
-        network="aws-cni",
-        plugins={"aws-cni": node.plugin, "loopback": STOCK_PLUGINS / "loopback"},
+        network=NETWORK,
+        plugins={"aws-cni": node.plugin} | {name: STOCK_PLUGINS / name for name in STOCK},
         environment={"WARMBENCH_STATE_DIR": str(node.state_dir)},
         assigned=node.assigned,
         host_link=re.compile(r"eni[0-9a-f]{11}"),
@@ -85,7 +87,7 @@ def stock_node(name: str, folder: Path, addresses: IPv4Network) -> Iterator[Node
     held = folder / "held"
     conf_dir = folder / "net.d"
     conf_dir.mkdir()
-    write_conflist(conf_dir, "10-stock.conflist", stock_conflist(addresses, held))
+    (conf_dir / STOCK_CONFLIST).write_text(stock_conflist(addresses, held), encoding="utf-8")
     with network_namespace(name):
         yield Node(
             netns=name,
@@ -101,7 +103,7 @@ def stock_node(name: str, folder: Path, addresses: IPv4Network) -> Iterator[Node
         )
 
 
-def stock_conflist(addresses: IPv4Network, held: Path) -> dict[str, object]:
+def stock_conflist(addresses: IPv4Network, held: Path) -> str:
     """Configure `ptp` with the addresses of a network, kept below `held`."""
     ipam = {
         "type": "host-local",
@@ -109,21 +111,12 @@ def stock_conflist(addresses: IPv4Network, held: Path) -> dict[str, object]:
         "ranges": [[{"subnet": str(addresses)}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     }
-    return {
+    whole = {
         "cniVersion": "1.0.0",
         "name": STOCK_NETWORK,
         "plugins": [{"type": "ptp", "ipMasq": False, "ipam": ipam}],
     }
-
-
-def write_conflist(folder: Path, name: str, conflist: Mapping[str, object]) -> None:
-    """Write a configuration so that no runtime reads half of it, and each sees that it came.
-
-    The temporary name is in the same folder: what is moved in from another, containerd misses.
-    """
-    unfinished = folder / f".{name}"
-    unfinished.write_text(json.dumps(conflist), encoding="utf-8")
-    unfinished.rename(folder / name)
+    return json.dumps(whole)
 
 
 def held_addresses(folder: Path) -> dict[str, str]:

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from cni.allocator.errors import Cause
+from cni.daemon.install import install_conflist, remove_conflist
 from tests.node.conftest import BUSYBOX_IMAGE
 from tests.node.containerd import Containerd
 from tests.node.cri import CriError, at_once
 from tests.node.nodes import (
+    STOCK_CONFLIST,
     Node,
     NodeUnderTest,
     node_of,
     stock_conflist,
     traces_of,
-    write_conflist,
 )
 from tests.node.recorder import Recorder
 from tests.node.waiting import wait_until
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.root
 
 # A link may go a moment after the runtime heard that its sandbox is gone.
 GONE_S = 5.0
+# A runtime watches its folder for configurations.
+SEEN_S = 5.0
 # What containerd says of a pod in CNI_ARGS, in an order that changes from call to call.
 ARGS = {
     "IgnoreUnknown",
@@ -141,23 +144,23 @@ def test_sandboxes_outlive_a_crash_of_containerd(node: Node, containerd_on: OnNo
     assert_nothing_left(node, set(addresses))
 
 
-def test_the_node_is_ready_when_its_configuration_appears_by_rename(
-    stock_node_of: Callable[[IPv4Network], Node], containerd_on: OnNode, folder: Path
+def test_the_node_is_ready_while_the_installed_configuration_is_there(
+    stock: Node, containerd_on: OnNode, folder: Path
 ) -> None:
-    """Containerd sees a file that is renamed within its folder, at once and whole."""
-    node = stock_node_of(IPv4Network("10.99.0.0/24"))
-    conflist = node.conf_dir / "10-stock.conflist"
-    conflist.unlink()
-    cri = containerd_on(node).cri
+    """Containerd sees the file appear by rename within its folder, uses it, and sees it go."""
+    (stock.conf_dir / STOCK_CONFLIST).unlink()
+    cri = containerd_on(stock).cri
     assert "cni plugin not initialized" in cri.network_problem()
 
-    held = folder / "held-again"
-    write_conflist(node.conf_dir, conflist.name, stock_conflist(IPv4Network("10.98.0.0/24"), held))
+    text = stock_conflist(IPv4Network("10.98.0.0/24"), folder / "held-again")
+    install_conflist(stock.conf_dir, text)
 
-    wait_until(cri.node_ready, GONE_S, "the node is ready")
+    wait_until(cri.node_ready, SEEN_S, "the node is ready")
     sandbox_id = cri.run_pod_sandbox("one")
     assert cri.status(sandbox_id).address == "10.98.0.2"
     cri.end(sandbox_id)
+    remove_conflist(stock.conf_dir)
+    wait_until(lambda: not cri.node_ready(), SEEN_S, "the node is not ready")
 
 
 def test_the_configuration_of_our_daemon_makes_the_node_ready(
