@@ -148,7 +148,7 @@ class Cri:
         return Executed(said.exit_code, (said.stdout + said.stderr).decode())
 
 
-def call(method: Callable[..., Any], asked: object) -> Any:  # noqa: ANN401, the stubs say no more
+def call(method: Callable[..., Any], asked: object) -> Any:
     """Make one call; raise CriError with the runtime's text where it refuses."""
     try:
         return method(asked, timeout=CALL_S)
