@@ -163,9 +163,12 @@ def test_an_invented_source_is_dropped(fabric: Fabric) -> None:
     """Neither an address that no ENI holds nor one from outside of the VPC leaves a node."""
     node = boot(fabric, "node-1", eni(10))
     node.ip("address add 10.0.1.99/32 dev lo", "address add 203.0.113.5/32 dev lo")
-    assert seen_from(node, "10.0.1.99", fabric.internet, str(INTERNET_HOST)) == ""
-    assert seen_from(node, "203.0.113.5", fabric.peer, str(PEER_HOST)) == ""
+    # The gateway's MAC must be known: it is not told to a false address either.
     assert seen_from(node, "10.0.1.10", fabric.peer, str(PEER_HOST)) == "10.0.1.10"
+    assert fabric.spoofed_packets() == 0
+    for count, false in enumerate(("10.0.1.99", "203.0.113.5"), 1):
+        assert seen_from(node, false, fabric.peer, str(PEER_HOST)) == ""
+        assert fabric.spoofed_packets() == count
 
 
 def test_jumbo_frames_pass(fabric: Fabric) -> None:
