@@ -331,6 +331,11 @@ class Vpc:
         return len(self._enis)
 
     @property
+    def eni_ids(self) -> tuple[EniId, ...]:
+        """Name the ENIs that exist, in the order in which they were made."""
+        return tuple(self._enis)
+
+    @property
     def subnets(self) -> tuple[Subnet, ...]:
         """Return the subnets in the order they were given, to look at and not to change."""
         return tuple(self._subnets.values())
