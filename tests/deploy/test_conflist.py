@@ -1,7 +1,5 @@
 """10-aws.conflist: what the daemon writes for the runtime, and the shipped copy of it."""
 
-import importlib
-import importlib.util
 import json
 import subprocess
 from pathlib import Path
@@ -11,6 +9,8 @@ import pytest
 
 from cni.daemon.install import CONFLIST, NETWORK, PLUGIN, STOCK, conflist
 from cni.settings import Settings, parse
+from cni.spec.command import Add
+from cni.spec.command import parse as command_of
 from tests.deploy.manifests import DEPLOY
 
 PORTMAP = Path("/usr/lib/cni/portmap")
@@ -71,10 +71,7 @@ def test_settings_are_told() -> None:
 
 def test_our_own_reader_takes_it() -> None:
     """What a runtime hands to our plug-in for an ADD parses as the specification has it."""
-    # To tighten when cni/spec is written: a plain import.
-    if importlib.util.find_spec("cni.spec.command") is None:
-        return
-    command = importlib.import_module("cni.spec.command").parse(
+    command = command_of(
         {
             "CNI_COMMAND": "ADD",
             "CNI_CONTAINERID": "c0ffee",
@@ -85,6 +82,7 @@ def test_our_own_reader_takes_it() -> None:
         for_plugin(0),
     )
 
+    assert isinstance(command, Add)
     assert (command.conf.cni_version, command.conf.name, command.conf.type) == (
         "1.0.0",
         NETWORK,
