@@ -121,11 +121,13 @@ def _is_complete(inside: RouteSocket, pod: PodNetwork, there: Link, within: Link
 
 
 def _standing_pair(host: RouteSocket, pod: PodNetwork, netns_fd: int) -> Placement:
-    """Describe the links that an earlier ADD made."""
+    """Describe the links that an earlier ADD made, and make them as they should be."""
     with closing(_enter(host, netns_fd)) as inside:
         there, within = link_named(host, pod.host_link), link_named(inside, pod.ifname)
-    if there is None or within is None:
-        raise refused(f"complete the link {pod.host_link}", errno.ENODEV)
+        if there is None or within is None:
+            raise refused(f"complete the link {pod.host_link}", errno.ENODEV)
+        host.run([messages.link_up(there.index, pod.mtu)])
+        inside.run([messages.link_up(within.index, pod.mtu)])
     return Placement(pod, netns_fd, there.mac, within.mac, there.index, within.index)
 
 
@@ -160,7 +162,8 @@ def missing_of_pod(tools: Tools, pod: PodNetwork, netns_fd: int | None) -> tuple
     if there is None or there.going:
         missing = [f"host link {pod.host_link}"]
     else:
-        missing = _of_link(there, pod.host_link, pod)
+        missing = [] if there.up else [f"link {pod.host_link} is not up"]
+        missing += [] if there.mtu == pod.mtu else [f"MTU of {pod.host_link} is {there.mtu}"]
         missing += missing_sysctls(tools.sysctl_root, pod.sysctls)
         routes = tables.routes(host, pod.host_route.table, pod.address.packed)
         if tables.Installed(pod.host_route, there.index) not in routes:
@@ -178,7 +181,8 @@ def _missing_inside(inside: RouteSocket, pod: PodNetwork, there: Link | None) ->
     missing = [] if loopback is not None and loopback.up else ["link lo is not up"]
     if link is None:
         return [*missing, f"link {pod.ifname}"]
-    missing += _of_link(link, pod.ifname, pod)
+    # Its MTU is not looked at: a chained plug-in may have set it.
+    missing += [] if link.up else [f"link {pod.ifname} is not up"]
     if IPv4Interface(pod.address) not in tables.addresses(inside, link.index):
         missing.append(f"address {pod.address}")
     routes = tables.routes(inside, pod.host_route.table)
@@ -190,11 +194,6 @@ def _missing_inside(inside: RouteSocket, pod: PodNetwork, there: Link | None) ->
     if tables.permanent_neighbours(inside, link.index).get(POD_GATEWAY) != there.mac_text:
         missing.append(f"neighbour {POD_GATEWAY} at {there.mac_text}")
     return missing
-
-
-def _of_link(link: Link, name: str, pod: PodNetwork) -> list[str]:
-    missing = [] if link.up else [f"link {name} is not up"]
-    return missing if link.mtu == pod.mtu else [*missing, f"MTU of {name} is {link.mtu}"]
 
 
 def _is_of(pod: PodNetwork, link: Link) -> bool:
