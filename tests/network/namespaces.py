@@ -170,7 +170,8 @@ def until(condition: Callable[[], bool], what: str) -> None:
 def make_node(node: Namespace, router: Namespace) -> None:
     """Join a node with two ENIs to a router that has the VPC, and everything else, behind it.
 
-    The router sends a pod's address to its ENI, as EC2 does.
+    As EC2 does, the router sends a pod's address to its ENI, and drops what comes from an ENI
+    with an address that is not its own.
     """
     there = f"/proc/{os.getpid()}/fd/{router.fd}"
     node.shell(
@@ -190,6 +191,7 @@ def make_node(node: Namespace, router: Namespace) -> None:
         ip addr add 10.0.0.1/24 dev rt0
         ip addr add 10.0.1.1/24 dev rt1
         for address in {IN_VPC} {EXCLUDED} {OUTSIDE}; do ip addr add $address/32 dev lo; done
+        for link in rt0 rt1; do echo 1 >/proc/sys/net/ipv4/conf/$link/rp_filter; done
         ip route add {POD_ON_PRIMARY} via {NODE} dev rt0
         ip route add {POD_ON_SECONDARY} via {SECONDARY} dev rt1
         """
