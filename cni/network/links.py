@@ -59,11 +59,21 @@ def read_link(message: bytes) -> Link:
         mac=found.get(_ADDRESS, b""),
         mtu=_number(found, _MTU, 0),
         up=bool(flags & _IFF_UP),
-        # Kernels before 5.13 leave it out where both ends have the same number.
+        # As in `ends_of`.
         peer=_number(found, _LINK, index),
         group=_number(found, _GROUP, 0),
         kind=info.get(_INFO_KIND, b"").rstrip(b"\0").decode(),
     )
+
+
+def ends_of(message: bytes) -> tuple[int, int]:
+    """Read only the numbers of both ends of a veth from its RTM_NEWLINK message."""
+    index, _ = _INFO.unpack_from(message, _NETLINK_HEADER_BYTES)
+    for kind, value in attributes(message, _NETLINK_HEADER_BYTES + _INFO.size):
+        if kind == _LINK:
+            return index, struct.unpack("=I", value)[0]
+    # Kernels before 5.13 leave it out where both ends have the same number.
+    return index, index
 
 
 def _number(found: dict[int, bytes], kind: int, default: int) -> int:

@@ -52,9 +52,9 @@ class Replies:
 class RouteSocket:
     """One socket in one network namespace. One thread at a time."""
 
-    def __init__(self, opened: socket.socket) -> None:
+    def __init__(self, opened: socket.socket, buffer: bytearray | None = None) -> None:
         self._socket = opened
-        self._buffer = bytearray(_BUFFER_BYTES)
+        self._buffer = bytearray(_BUFFER_BYTES) if buffer is None else buffer
         # Short acknowledgements (4.2), words beside numbers (4.12), dumps filtered by the kernel
         # (4.20): an older kernel refuses the option and does without.
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
@@ -62,6 +62,10 @@ class RouteSocket:
                 opened.setsockopt(_SOL_NETLINK, option, 1)
             except OSError:
                 continue
+
+    def sharing(self, opened: socket.socket) -> "RouteSocket":
+        """Wrap another socket that is used by turns with this one, in the same thread."""
+        return RouteSocket(opened, self._buffer)
 
     def close(self) -> None:
         """Close the socket."""
