@@ -76,7 +76,7 @@ def logger(settings: Settings, unix_now: Callable[[], float]) -> structlog.stdli
     level = _LEVELS[settings.other["AWS_VPC_K8S_CNI_LOGLEVEL"]]
     target = settings.other["AWS_VPC_K8S_CNI_LOG_FILE"]
     handler, problem = _handler(target)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_AsItIs())
     out = logging.Logger("aws-k8s-agent", level)  # noqa: LOG001 - in nobody's tree, as said above
     out.addHandler(handler)
     log = _bound(out, unix_now)
@@ -147,7 +147,14 @@ def _handler(target: str) -> tuple[logging.Handler, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _RotatedFile(path), ""
     except OSError as error:
-        return _Stream(sys.stderr), error.strerror or str(error)
+        return _Stream(sys.stderr), f"{error.filename}: {error.strerror}"
+
+
+class _AsItIs(logging.Formatter):
+    """Writes the line, which has its traceback in it; logging would append another."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage()
 
 
 class _Quiet(logging.Handler):
@@ -210,7 +217,7 @@ class _Stamp:
             "level": _shown(line.pop("level")),
             "msg": line.pop("event"),
         }
-        return first | dict(line)
+        return {**first, **line, **first}
 
 
 def _shown(level: str) -> str:
