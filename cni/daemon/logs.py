@@ -26,6 +26,8 @@ FILES_KEPT = 5
 TEXT_MAX = 8192
 """Characters of one value: what a caller sends must not fill the disk."""
 
+_SECRET_MAX = 4096
+
 REPEATS_MAX = 5
 REPEATS_S = 60.0
 KINDS_MAX = 256
@@ -249,7 +251,8 @@ def _clean(name: str, value: object) -> object:
         return {str(key): _clean(str(key), one) for key, one in value.items()}
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return [_clean("", one) for one in value]
-    text = without_secrets(str(value))
+    # Cut twice: what is searched must be short, and no secret may lie across its end.
+    text = without_secrets(str(value)[: TEXT_MAX + _SECRET_MAX])
     return text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "…"
 
 

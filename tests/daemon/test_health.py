@@ -136,6 +136,16 @@ def test_every_part_that_fails_is_named_in_a_fixed_order() -> None:
     assert book.health(200.0).reasons == ("role: denied", "disk: full")
 
 
+def test_one_dead_part_is_enough() -> None:
+    """Parts that still have patience, before it or after it, change nothing."""
+    for parts in ((DISK, ROLE), (ROLE, DISK)):
+        book = a_book(*parts)
+        for part in parts:
+            book.failing(part, "x", 200.0)
+
+        assert not book.health(300.0).live
+
+
 def test_a_part_of_another_daemon_is_refused() -> None:
     """A report that no probe would show is a fault of the wiring."""
     with pytest.raises(AssertionError, match="role is not a part of this daemon"):
