@@ -87,7 +87,7 @@ def ask(environ: dict[bytes, bytes], frame: bytes) -> tuple[int, bytes]:
         pass  # It may have refused halfway: what it said then is still there to be read.
     allow(sock, deadline)
     answer = sock.recv(65536)
-    if answer[:12] != ANSWERS + max(len(answer) - 12, 0).to_bytes(4, "big"):
+    if len(answer) < 13 or answer[:12] != ANSWERS + (len(answer) - 12).to_bytes(4, "big"):
         answer = in_trouble("receive")(sock, answer, deadline)
     return answer[12], answer[13:]
 
@@ -241,10 +241,10 @@ def receive(sock: _socket.socket, answer: bytes, deadline: float) -> bytes:
             if answer[:8] != ANSWERS:
                 raise ValueError("version")
             size += int.from_bytes(answer[8:12], "big")
-            if not 12 < size <= 12 + BYTES_MAX or len(answer) > size:
+            if not 12 < size <= 12 + BYTES_MAX:
                 raise ValueError("length")
-        if len(answer) == size:
-            return answer
+        if len(answer) >= size:
+            return answer[:size]
         allow(sock, deadline)
         part = sock.recv(min(size - len(answer), 65536)) if answer else b""
         if not part:
