@@ -3,9 +3,11 @@
 import http.client
 import json
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from cni.allocator.model import BlockKind
 from sim.lab import namespace as namespaces
 from sim.lab.errors import LabError, MachineError
-from sim.lab.fabric import IMDS_ADDRESS, INTERNET_HOST
+from sim.lab.fabric import EC2_ADDRESS, IMDS_ADDRESS, INTERNET_HOST
 from sim.lab.lab import Lab, install_plugin
 from sim.lab.namespace import Namespace, names_beginning
 from sim.lab.node import LabNode
@@ -31,13 +33,19 @@ def lab(plan: LabPlan) -> Iterator[Lab]:
         yield made
 
 
-def fetch(namespace: Namespace, host: str, path: str) -> str:
+def fetch(
+    namespace: Namespace,
+    host: str,
+    path: str,
+    method: str = "GET",
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return what a web server says to somebody in a namespace."""
 
     def get() -> str:
         connection = http.client.HTTPConnection(host, timeout=5)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, headers=dict(headers))
             return connection.getresponse().read().decode()
         finally:
             connection.close()
@@ -55,8 +63,13 @@ def test_a_node_has_its_metadata_and_the_internet(lab: Lab) -> None:
     """The services answer inside the node's namespace, and see the node's primary address."""
     node = lab.nodes[0]
     (primary,) = lab.call(lambda: lab.vpc.interfaces_of(node.instance_id, 0))
-    told = fetch(node.namespace, str(IMDS_ADDRESS), "/latest/meta-data/instance-id")
+    imds = str(IMDS_ADDRESS)
+    lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    token = fetch(node.namespace, imds, "/latest/api/token", "PUT", lifetime)
+    known = {"X-aws-ec2-metadata-token": token}
+    told = fetch(node.namespace, imds, "/latest/meta-data/instance-id", "GET", known)
     assert told == node.instance_id
+    assert "InvalidAction" in fetch(node.namespace, str(EC2_ADDRESS), "/", "POST")
     assert fetch(node.namespace, str(INTERNET_HOST), "/").strip() == str(primary.primary_ip)
 
 
@@ -200,6 +213,38 @@ def test_an_eni_appears_and_vanishes_with_its_attachment(lab: Lab) -> None:
     assert f"{address} via {eni.primary_ip}" in routes
     lab.call(lambda: lab.cloud.on_detached(node.instance_id, eni, "02:00:00:00:00:99"))
     assert "eth1" not in node.run(["ip", "link"]).stdout
+
+
+BOTO3 = """
+import boto3, sys
+ec2 = boto3.client("ec2", region_name="us-west-2", endpoint_url="http://169.254.169.250")
+instance, step = sys.argv[1:]
+if step == "attach":
+    made = ec2.create_network_interface(SubnetId="subnet-0", SecondaryPrivateIpAddressCount=2)
+    eni = made["NetworkInterface"]["NetworkInterfaceId"]
+    ec2.attach_network_interface(NetworkInterfaceId=eni, InstanceId=instance, DeviceIndex=1)
+    print(made["NetworkInterface"]["MacAddress"])
+else:
+    found = ec2.describe_network_interfaces(
+        Filters=[{"Name": "attachment.instance-id", "Values": [instance]}])
+    (second,) = (one["Attachment"] for one in found["NetworkInterfaces"]
+                 if one["Attachment"]["DeviceIndex"] == 1)
+    ec2.detach_network_interface(AttachmentId=second["AttachmentId"])
+"""
+
+
+def test_an_unchanged_boto3_in_a_node_attaches_an_eni(lab: Lab) -> None:
+    """Credentials come from the node's own metadata; the link is there when EC2 has answered."""
+    node = lab.nodes[0]
+    boto3 = [sys.executable, "-c", BOTO3, node.instance_id]
+    mac = node.run([*boto3, "attach"]).stdout.strip()
+    assert mac in node.run(["ip", "link", "show", "eth1"]).stdout
+    (told,) = lab.call(lab.status)["nodes"]
+    assert [len(eni["blocks"]) for eni in told["enis"]] == [0, 2]
+
+    node.run([*boto3, "detach"])
+    assert "eth1" not in node.run(["ip", "link"]).stdout
+    assert {call.caller for call in lab.cloud.calls} == {node.instance_id}
 
 
 def test_blocks_are_routed_as_soon_as_ec2_has_answered(lab: Lab) -> None:
