@@ -21,7 +21,8 @@ from sim.lab import processes
 from sim.lab.errors import LabError
 from sim.lab.fabric import remove_namespaces
 from sim.lab.folder import remove_folder
-from sim.lab.namespace import Namespace, names_beginning, require_machine
+from sim.lab.machine import require_machine, require_packages
+from sim.lab.namespace import Namespace, names_beginning
 from sim.lab.plan import LOG, PLAN, SOCKET, STATE, LabPlan, check_name, prefix_of
 from sim.lab.pods import Pod, Runtime
 
@@ -66,6 +67,7 @@ class BackgroundLab:
         Whatever interrupts it, nothing is left.
         """
         require_machine()
+        require_packages()
         if self.server_pid is not None or names_beginning(prefix_of(self.name)):
             raise ValueError(
                 f"a lab called {self.name!r} is up, or has left something behind:"

@@ -35,7 +35,8 @@ from sim.lab.endpoint import LabCloud
 from sim.lab.errors import LabError, MachineError
 from sim.lab.fabric import Fabric
 from sim.lab.folder import remove_folder
-from sim.lab.namespace import PATH, names_beginning, require_machine
+from sim.lab.machine import require_machine, require_packages
+from sim.lab.namespace import PATH, names_beginning
 from sim.lab.node import LabNode
 from sim.lab.plan import LabPlan
 from sim.lab.pods import Runtime
@@ -72,6 +73,7 @@ class Lab:
         logs and ledgers when the lab is over.
         """
         require_machine()
+        require_packages()
         self.plan = plan
         self.nodes: list[LabNode] = []
         self.fabric = Fabric(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cni.allocator.model import BlockKind
-from sim.lab import namespace as namespaces
+from sim.lab import machine
 from sim.lab.errors import LabError, MachineError
 from sim.lab.fabric import EC2_ADDRESS, IMDS_ADDRESS, INTERNET_HOST
 from sim.lab.lab import Lab, install_plugin
@@ -272,14 +272,21 @@ def test_a_machine_without_the_programs_is_told(
     plan: LabPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is missing is named, and the package that has it."""
-    monkeypatch.setattr(namespaces, "PATH", "/nonexistent")
+    monkeypatch.setattr(machine, "PATH", "/nonexistent")
     with pytest.raises(MachineError, match="'ip' is missing: install iproute2"):
+        Lab(plan)
+
+
+def test_missing_packages_are_told(plan: LabPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever installed warmbench alone learns the name of the extra."""
+    monkeypatch.setattr(machine, "PACKAGES", ("aiohttp", "not_installed_anywhere"))
+    with pytest.raises(MachineError, match=r"needs not_installed_anywhere: .*\[lab\]"):
         Lab(plan)
 
 
 def test_only_root_can_have_a_lab(plan: LabPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else is told so before anything is made."""
-    monkeypatch.setattr(namespaces.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(machine.os, "geteuid", lambda: 1000)
     with pytest.raises(MachineError, match="needs root"):
         Lab(plan)
 
