@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cni.allocator.model import BlockKind
+from cni.variables import VARIABLES, Reader
 from sim.lab import machine
 from sim.lab.errors import LabError, MachineError
 from sim.lab.fabric import EC2_ADDRESS, IMDS_ADDRESS, INTERNET_HOST
@@ -155,6 +156,20 @@ def test_a_daemon_runs_in_the_network_of_its_node(lab: Lab) -> None:
     own = Path(f"/proc/{node.daemon_pid}/ns/net").stat().st_ino
     assert own == node.namespace.path.stat().st_ino
     assert own != Path("/proc/self/ns/net").stat().st_ino
+
+
+def test_a_daemon_reads_and_writes_below_the_labs_folder_only(lab: Lab) -> None:
+    """Whatever path a daemon has by default is the lab's own: this machine may be a real node."""
+    environment = lab.nodes[0].environment
+    paths = [
+        name
+        for name, variable in VARIABLES.items()
+        if variable.reader is Reader.DAEMON and (variable.default or "").startswith("/")
+    ]
+    assert len(paths) >= 5
+    for name in paths:
+        value = environment[name]
+        assert value in {"stdout", "stderr"} or Path(value).is_relative_to(lab.plan.directory), name
 
 
 def test_a_daemon_that_ends_is_quoted(plan: LabPlan) -> None:
