@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,8 +19,9 @@ from cni.variables import VARIABLES, Reader
 from sim.lab import machine
 from sim.lab.errors import LabError, MachineError
 from sim.lab.fabric import EC2_ADDRESS, IMDS_ADDRESS, INTERNET_HOST
+from sim.lab.folder import remove_folder
 from sim.lab.lab import Lab, install_plugin
-from sim.lab.namespace import Namespace, names_beginning
+from sim.lab.namespace import PATH, Namespace, names_beginning
 from sim.lab.node import LabNode
 from sim.lab.plan import LabPlan
 from sim.lab.pods import CniRefusedError
@@ -310,6 +313,36 @@ def test_a_plugin_that_is_not_there_is_told(tmp_path: Path) -> None:
     """The choices are named."""
     with pytest.raises(LabError, match="python, c or a path"):
         install_plugin(str(tmp_path / "none"), tmp_path / "aws-cni")
+
+
+@pytest.mark.parametrize("kind", ["python", "c"])
+def test_both_plugins_are_installed(tmp_path: Path, kind: str) -> None:
+    """Each runs as a file by itself and answers VERSION."""
+    if kind == "c" and shutil.which("gcc", path=PATH) is None:
+        pytest.skip("gcc is not installed")
+    target = tmp_path / "aws-cni"
+    install_plugin(kind, target)
+    done = subprocess.run(  # noqa: S603 - just made
+        [target], env={"CNI_COMMAND": "VERSION"}, input=b"", capture_output=True, check=True
+    )
+    assert "1.0.0" in json.loads(done.stdout)["supportedVersions"]
+
+
+def test_what_is_mounted_in_a_folder_outlives_it(tmp_path: Path) -> None:
+    """A runtime's mounts are undone, not emptied."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "run"
+    inner = folder / "a b" / "rootfs"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    inner.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", elsewhere, inner], check=True)  # noqa: S603, S607 - a fixed program
+    try:
+        remove_folder(folder)
+    finally:
+        subprocess.run(["umount", "-q", inner], check=False)  # noqa: S603, S607 - as above
+    assert not folder.exists()
+    assert (elsewhere / "kept").exists()
+    remove_folder(folder)
 
 
 @pytest.mark.parametrize(
