@@ -1,7 +1,6 @@
 """The metadata is read whole or not at all, from the lab's service and from broken ones."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -14,27 +13,9 @@ from cni.cloud.imds import Imds, MetadataError
 from sim.cloud_numbers import CloudNumbers, Delay
 from sim.lab.account import NewEni
 from sim.lab.faults import Answer, LabFault
-from tests.lab.harness import DEADLINE_S, GROUP, INSTANCE, SUBNET, Lab, running_lab
+from tests.lab.harness import DEADLINE_S, GROUP, INSTANCE, SUBNET, Lab, Sleeps, in_a_lab
 
-Script = Callable[[Lab], Awaitable[None]]
 MACS = "meta-data/network/interfaces/macs/"
-
-
-def in_a_lab(script: Script, **settings: Any) -> None:  # noqa: ANN401 - as running_lab takes them
-    """Run a test's body in a lab that is taken down again."""
-
-    async def run() -> None:
-        async with running_lab(**settings) as lab:
-            await script(lab)
-
-    asyncio.run(run())
-
-
-class Sleeps(list[float]):
-    """Remembers for how long it was asked to sleep, and does not."""
-
-    async def __call__(self, seconds: float) -> None:
-        self.append(seconds)
 
 
 def imds_of(lab: Lab, sleeps: Sleeps | None = None, **more: Any) -> Imds:  # noqa: ANN401 - as Imds
