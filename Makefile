@@ -8,12 +8,13 @@
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2
 DEMO_OUT ?= out/demo
+PLUGIN_OUT ?= out/aws-cni
 
 SHELL := /bin/sh
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench plugin clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -42,6 +43,12 @@ format: .venv-dev/stamp ## lay out the code and repair what ruff can
 
 bench: .venv-dev/stamp ## measure, and write the results file
 	.venv-dev/bin/python -m benchmarks
+
+plugin: $(PLUGIN_OUT) ## build the static C plug-in; needs a C compiler and a static libc
+
+$(PLUGIN_OUT): cni/plugin/aws-cni.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -Os -static -Wall -Wextra -Werror -pedantic -o $@ $<
 
 clean: ## remove the environments, caches and outputs
 	rm -rf .venv .venv-dev out build dist .mypy_cache .ruff_cache .pytest_cache \

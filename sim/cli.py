@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sim import cli_data, cli_regress, cli_runs
+from sim import cli_data, cli_lab, cli_regress, cli_runs
 
 DEBUG = "WARMBENCH_DEBUG"
 
@@ -34,6 +34,7 @@ app.command("compare")(cli_runs.compare)
 app.command("regress")(cli_regress.regress)
 app.command("limits")(cli_data.limits)
 app.add_typer(cli_data.trace_app, name="trace")
+app.add_typer(cli_lab.lab_app, name="lab")
 
 
 def _version(asked: bool) -> None:

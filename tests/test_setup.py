@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.node import box, containerd, podman
+
 ROOT = Path(__file__).parents[1]
 
 ROOT_TESTS = """
@@ -95,3 +97,13 @@ def test_a_skipped_root_test_fails_only_where_it_was_promised_to_run(
 
     assert outcome in done.stdout.splitlines()[-1]
     assert ("skipped although" in done.stdout) == bool(promised)
+
+
+def test_ci_installs_every_program_that_root_tests_start() -> None:
+    """A program that CI lacks would skip root tests, and there a skip is a failure."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    listed = script.split("<<'WANTED'\n")[1].split("WANTED\n")[0].splitlines()
+    wanted = {line.split()[0] for line in listed}
+
+    assert all(len(line.split()) == 2 for line in listed)
+    assert {*box.PROGRAMS, *containerd.PROGRAMS, *podman.PROGRAMS, "ip"} <= wanted

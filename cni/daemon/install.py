@@ -1,6 +1,6 @@
-"""Put the plug-ins, the first sysctls and the network configuration on the node.
+"""Put the plug-ins and the network configuration on the node.
 
-Two callers: the init container installs plug-ins and sysctls (`main`), and the daemon writes the
+Two callers: the init container installs the plug-ins (`main`), and the daemon writes the
 configuration at the end of its start, since by that file the runtime learns that the node has a
 network. A file appears whole or not at all: whoever reads or executes it meanwhile, and whatever
 kills us, sees the old one or the new one.
@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cni.settings import SettingsError, parse
@@ -30,8 +29,8 @@ portmap stands in our configuration."""
 SHIPPED = Path("/usr/libexec/aws-node")
 """Where the image holds the plug-ins."""
 
-SYSCTLS = Path("/host/proc/sys/net")
-"""Where the manifest mounts the node's /proc/sys/net: the container's own is read-only unless it
+NODE_SYSCTLS = Path("/host/proc/sys")
+"""Where the manifest mounts `net` of the node's /proc/sys: a container's own is read-only unless it
 is privileged."""
 
 CONFLIST_CNI_VERSION = "1.0.0"
@@ -50,8 +49,6 @@ _HINTS = {
     errno.ENOSPC: "free some space on the node",
     errno.EDQUOT: "raise the quota on the node",
 }
-
-_UP, _REJECTED = 0x1, 0x200  # linux/route.h: RTF_UP, RTF_REJECT
 
 
 class InstallError(Exception):
@@ -178,84 +175,25 @@ def conflist(other: Mapping[str, str]) -> str:
     return json.dumps(whole, indent=2) + "\n"
 
 
-# Sysctls that must be right before the first pod.
-
-
-def primary_link(routes: str) -> str:
-    r"""Return the link of the default route with the lowest metric, from /proc/net/route's text.
-
-    Before the daemon runs, secondary ENIs have no route in the main table of their own, so this
-    is the primary ENI's link. Raises InstallError where there is none: upstream goes on with an
-    empty name (`cmd/aws-vpc-cni-init/main.go`).
-
-    >>> primary_link("Iface Destination Gateway Flags RefCnt Use Metric Mask\n"
-    ...              "ens5 00000000 0101000A 0003 0 0 512 00000000 0 0 0\n")
-    'ens5'
-    """
-    defaults = []
-    for line in routes.splitlines()[1:]:
-        link, destination, _, flags, _, _, metric, mask, *_ = line.split()
-        anywhere = int(destination, 16) == int(mask, 16) == 0
-        if anywhere and int(flags, 16) & (_UP | _REJECTED) == _UP:
-            defaults.append((int(metric), link))
-    if not defaults:
-        raise InstallError(
-            "the node has no default route, so its primary link is not known; see `ip route` on"
-            " the node, which must be up before its pods"
-        )
-    return min(defaults)[1]
-
-
-def sysctls(other: Mapping[str, str], link: str) -> tuple[tuple[str, str], ...]:
-    """Give what upstream's init container sets, as paths below /proc/sys/net and values.
-
-    Replies of pods on secondary ENIs to NodePort connections leave by another link than the
-    requests came in: rp_filter 2 lets them pass. TCP early demux is on, as in the kernel, unless
-    DISABLE_TCP_EARLY_DEMUX asks otherwise.
-    """
-    early_demux = "0" if other["DISABLE_TCP_EARLY_DEMUX"] == "true" else "1"
-    return ((f"ipv4/conf/{link}/rp_filter", "2"), ("ipv4/tcp_early_demux", early_demux))
-
-
-def set_sysctls(below: Path, values: Sequence[tuple[str, str]]) -> None:
-    """Write values under a node's /proc/sys/net; raises InstallError."""
-    for name, value in values:
-        path = below / name
-        try:
-            path.write_text(value, encoding="ascii")
-        except OSError as error:
-            raise InstallError(
-                f"{path}: {error.strerror}; the container needs the node's /proc/sys/net mounted"
-                f" writable at {SYSCTLS} and the capability NET_ADMIN"
-            ) from error
+def sysctl_root(mounted: Path = NODE_SYSCTLS) -> Path:
+    """Return the folder below which sysctls can be written: the mounted one, or else our own."""
+    return mounted if mounted.is_dir() else Path("/proc/sys")
 
 
 # The init container.
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the init container finds things, so that tests can give it others."""
+def main(environ: Mapping[str, str], argv: Sequence[str], shipped: Path = SHIPPED) -> int:
+    """Install the plug-ins; 0 when all are in place, 1 when not, 2 for wrong settings.
 
-    shipped: Path
-    sysctls: Path
-    routes: Path
-
-
-IN_THE_IMAGE = Places(SHIPPED, SYSCTLS, Path("/proc/net/route"))
-
-
-def main(environ: Mapping[str, str], argv: Sequence[str], places: Places = IN_THE_IMAGE) -> int:
-    """Install plug-ins and sysctls; 0 when all is in place, 1 when not, 2 for wrong settings.
-
-    The plug-in comes last: until then the node is as it was.
+    Ours comes last: until then the node works as it did.
     """
     if argv:
         sys.stderr.write(f"install: unknown argument {argv[0]!r}; it takes none\n")
         return 2
     try:
         other = parse(environ, lenient=False).other
-        _install(other, places)
+        _install(Path(other["HOST_CNI_BIN_PATH"]), shipped)
     except SettingsError as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"install: {line}\n")
@@ -266,21 +204,11 @@ def main(environ: Mapping[str, str], argv: Sequence[str], places: Places = IN_TH
     return 0
 
 
-def _install(other: Mapping[str, str], places: Places) -> None:
-    try:
-        routes = places.routes.read_text(encoding="ascii")
-    except OSError as error:
-        raise InstallError(f"{places.routes}: {error.strerror}; is /proc mounted?") from error
-    link = primary_link(routes)
-    values = sysctls(other, link)
-    set_sysctls(places.sysctls, values)
-    for name, value in values:
-        sys.stdout.write(f"install: {name} is {value}\n")
-    directory = Path(other["HOST_CNI_BIN_PATH"])
+def _install(directory: Path, shipped: Path) -> None:
     for name in STOCK:
         # The node's own may be newer, and is linked with the node's own libraries.
         if not (directory / name).exists():
-            install_plugin(places.shipped / name, directory, name)
-            sys.stdout.write(f"install: {name} was missing, is in {directory}\n")
-    install_plugin(places.shipped / PLUGIN, directory, PLUGIN)
+            install_plugin(shipped / name, directory, name)
+            sys.stdout.write(f"install: {name} was missing and is now in {directory}\n")
+    install_plugin(shipped / PLUGIN, directory, PLUGIN)
     sys.stdout.write(f"install: {PLUGIN} is in {directory}\n")

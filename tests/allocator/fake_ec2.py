@@ -299,7 +299,7 @@ class Driver:
         ec2: FakeEc2 | None = None,
         make: Callable[..., Allocator] = Allocator,
         now: float = 0.0,
-        **given: Any,  # noqa: ANN401 - whatever else an Allocator takes
+        **given: Any,
     ) -> None:
         """Start a fresh node; `given` goes to the allocator as it is."""
         self.ec2 = ec2 or FakeEc2(enis_max=enis, blocks_per_eni=per_eni)

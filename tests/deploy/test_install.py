@@ -14,32 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon import install
 from cni.daemon.install import (
     CONFLIST,
     PLUGIN,
     STOCK,
     InstallError,
-    Places,
     install_conflist,
     install_plugin,
     main,
-    primary_link,
     remove_conflist,
-    set_sysctls,
     shadowing,
-    sysctls,
+    sysctl_root,
 )
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = b"old plug-in\n" * 50_000, b"new plug-in\n" * 70_000
-
-ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
-ens6\t00000000\t0101000A\t0003\t0\t0\t522\t00000000\t0\t0\t0
-ens5\t00000000\t0101000A\t0003\t0\t0\t512\t00000000\t0\t0\t0
-ens5\t0001000A\t00000000\t0001\t0\t0\t512\t00FFFFFF\t0\t0\t0
-*\t00000000\t00000000\t0201\t0\t0\t0\t00000000\t0\t0\t0
-"""
 
 
 @pytest.fixture
@@ -328,69 +317,40 @@ def test_configurations_before_ours_are_named(tmp_path: Path) -> None:
 # Sysctls.
 
 
-def test_the_primary_link_has_the_default_route_of_lowest_metric() -> None:
-    """Of several default routes the cheapest counts; one that rejects is none."""
-    assert primary_link(ROUTES) == "ens5"
-
-
-@pytest.mark.parametrize("lines", [[], [0], [0, 3, 4]], ids=["empty", "header", "no default"])
-def test_a_node_without_default_route_is_refused(lines: list[int]) -> None:
-    """Upstream would go on with an empty name, and set the sysctl of no link."""
-    routes = ROUTES.splitlines()
-
-    with pytest.raises(InstallError, match="no default route"):
-        primary_link("\n".join(routes[line] for line in lines))
-
-
-def test_early_demux_follows_its_switch() -> None:
-    """rp_filter is loose on the primary link in any case."""
-    assert dict(sysctls({"DISABLE_TCP_EARLY_DEMUX": "true"}, "ens5")) == {
-        "ipv4/conf/ens5/rp_filter": "2",
-        "ipv4/tcp_early_demux": "0",
-    }
-    assert dict(sysctls({"DISABLE_TCP_EARLY_DEMUX": "false"}, "e"))["ipv4/tcp_early_demux"] == "1"
-
-
-def test_a_sysctl_that_cannot_be_set_says_what_the_container_needs(tmp_path: Path) -> None:
-    """The message names the mount and the capability."""
-    with pytest.raises(InstallError, match="/host/proc/sys/net and the capability NET_ADMIN"):
-        set_sysctls(tmp_path, [("ipv4/none", "1")])
+def test_sysctls_are_written_where_the_manifest_mounts_them(tmp_path: Path) -> None:
+    """In the container below the mount; a daemon that runs on the node itself below /proc/sys."""
+    assert sysctl_root(tmp_path) == tmp_path
+    assert sysctl_root(tmp_path / "nothing") == Path("/proc/sys")
 
 
 # The init container.
 
 
 @pytest.fixture
-def node(tmp_path: Path, directory: Path) -> Places:
-    """Make an image and a node for `main`; the node's folder of plug-ins is `directory`."""
-    shipped, values = tmp_path / "image", tmp_path / "sys"
-    shipped.mkdir()
-    (values / "ipv4/conf/ens5").mkdir(parents=True)
+def shipped(tmp_path: Path) -> Path:
+    """Make the image's folder of plug-ins."""
+    folder = tmp_path / "image"
+    folder.mkdir()
     for name in (PLUGIN, *STOCK):
-        (shipped / name).write_bytes(f"shipped {name}".encode())
-    routes = tmp_path / "route"
-    routes.write_text(ROUTES)
-    assert directory.is_dir()
-    return Places(shipped, values, routes)
+        (folder / name).write_bytes(f"shipped {name}".encode())
+    return folder
 
 
 def test_the_init_container_installs_everything(
-    node: Places, directory: Path, capsys: pytest.CaptureFixture[str]
+    shipped: Path, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ours is replaced, missing stock plug-ins come, the node's own stay, sysctls are set."""
+    """Ours is replaced, missing stock plug-ins come, the node's own stay."""
     (directory / "portmap").write_bytes(b"the node's own")
 
-    code = main({"HOST_CNI_BIN_PATH": str(directory), "HOME": "/root"}, [], node)
+    code = main({"HOST_CNI_BIN_PATH": str(directory), "HOME": "/root"}, [], shipped)
 
     said = capsys.readouterr()
     assert (code, said.err) == (0, "")
-    assert said.out.count("\n") == 4
+    assert said.out.count("\n") == 2
     assert names(directory) == {PLUGIN, "bridge", *STOCK}
     assert (directory / PLUGIN).read_bytes() == b"shipped aws-cni"
     assert (directory / "loopback").read_bytes() == b"shipped loopback"
     assert (directory / "portmap").read_bytes() == b"the node's own"
-    assert (node.sysctls / "ipv4/conf/ens5/rp_filter").read_text() == "2"
-    assert (node.sysctls / "ipv4/tcp_early_demux").read_text() == "1"
 
 
 @pytest.mark.parametrize(
@@ -402,24 +362,23 @@ def test_the_init_container_installs_everything(
     ],
 )
 def test_the_init_container_fails_in_one_line(
-    node: Places,
+    shipped: Path,
     capsys: pytest.CaptureFixture[str],
     environ: dict[str, str] | None,
     code: int,
     said: str,
 ) -> None:
     """A setting, a folder or an argument that is wrong: exit code, one line, no traceback."""
-    assert main(environ or {}, ["now"] if environ is None else [], node) == code
+    assert main(environ or {}, ["now"] if environ is None else [], shipped) == code
 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("install: ")
     assert said in line
 
 
-def test_a_node_whose_sysctls_fail_keeps_its_plugin(node: Places, directory: Path) -> None:
-    """The plug-in is replaced last: until all else has gone well the node is as it was."""
-    shutil.rmtree(node.sysctls)
+def test_a_node_keeps_its_plugin_until_all_else_went_well(shipped: Path, directory: Path) -> None:
+    """Ours is replaced last."""
+    (shipped / STOCK[-1]).unlink()
 
-    assert main({"HOST_CNI_BIN_PATH": str(directory)}, [], node) == 1
+    assert main({"HOST_CNI_BIN_PATH": str(directory)}, [], shipped) == 1
     assert (directory / PLUGIN).read_bytes() == OLD
-    assert install.IN_THE_IMAGE.sysctls == install.SYSCTLS

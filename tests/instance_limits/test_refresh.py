@@ -16,7 +16,7 @@ from instance_limits import refresh
 EC2_SOURCE = "moto 5.2.5 (October 2026)"
 
 
-def record(instance_type: str = "x9.large", enis: int = 3, **changes: Any) -> dict[str, Any]:  # noqa: ANN401, an API record
+def record(instance_type: str = "x9.large", enis: int = 3, **changes: Any) -> dict[str, Any]:
     """Build one InstanceTypeInfo with a single network card."""
     return {
         "InstanceType": instance_type,

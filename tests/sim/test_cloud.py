@@ -82,7 +82,7 @@ class World:
         return {shown.eni.eni_id: len(shown.eni.blocks) for shown in reply.interfaces}
 
 
-def steady(**changes: Any) -> CloudNumbers:  # noqa: ANN401 - any field of CloudNumbers
+def steady(**changes: Any) -> CloudNumbers:
     """Return numbers without chance: every EC2 call takes one second, the rest no time."""
     latencies = {
         api: INSTANT if api == "ReadMetadata" else Delay(1.0, 0.0)

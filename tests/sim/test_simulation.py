@@ -29,7 +29,7 @@ BOTH = pytest.mark.parametrize("behaviour", [NATIVE, UPSTREAM], ids=lambda b: b.
 SMALL = NodeType("3 x 10", 3, 10, vcpus=2, memory_mib=8192)
 
 
-def burst(pods: int, *, life_s: float = 600.0, end_s: float = 900.0, **columns: Any) -> Trace:  # noqa: ANN401 - columns of any type
+def burst(pods: int, *, life_s: float = 600.0, end_s: float = 900.0, **columns: Any) -> Trace:
     """Return so many pods that come in the sixtieth second."""
     return trace_of(
         arrival_s=np.full(pods, 60.0),
@@ -46,7 +46,7 @@ def replay(
     behaviour: Behaviour = UPSTREAM,
     node: NodeType = SMALL,
     subnet: str | SubnetPlan = "10.0.0.0/20",
-    **options: Any,  # noqa: ANN401 - as scenario_for takes them
+    **options: Any,
 ) -> RunRecord:
     """Run a trace with the auditor on."""
     plan = SubnetPlan(subnet) if isinstance(subnet, str) else subnet

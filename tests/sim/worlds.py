@@ -52,7 +52,7 @@ def scenario(
     behaviour: Behaviour = NATIVE,
     node_type: NodeType = M5_LARGE,
     subnets: Sequence[str | SubnetPlan] = ("10.0.0.0/22",),
-    **options: Any,  # noqa: ANN401 - as scenario_for takes them
+    **options: Any,
 ) -> Scenario:
     """Make a scenario; settings are words KEY=VALUE, subnets CIDRs or plans."""
     return scenario_for(
