@@ -7,6 +7,7 @@ also repeat an assign whose answer was lost, and leave the node with twice the a
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -114,15 +115,17 @@ class Ec2:
 
     def __init__(
         self,
-        client: Any,  # noqa: ANN401 - boto3 makes the class of a client when it runs
+        make_client: Callable[[], Any],
         asker: Asker,
         timing: Timing,
         *,
         on_call: OnCall | None = None,
         pace: Pace | None = None,
     ) -> None:
-        """Take a client of `connect`'s settings; `pace` None is a fifth of EC2's buckets."""
-        self._client = client
+        """Take what makes a client, as `connect` does; `pace` None is a fifth of EC2's buckets."""
+        self._make_client = make_client
+        self._client: Any = None
+        self._making = threading.Lock()
         self._asker = asker
         self._timing = timing
         self._on_call = on_call
@@ -140,24 +143,26 @@ class Ec2:
         *,
         on_call: OnCall | None = None,
     ) -> "Ec2":
-        """Make an Ec2 that finds credentials where boto3 does; takes about 0.3 s, asks nobody."""
-        client = boto3.session.Session(region_name=identity.region).client(
-            "ec2",
-            endpoint_url=options.endpoint_url,
-            config=Config(
-                connect_timeout=options.timeout_s,
-                read_timeout=options.timeout_s,
-                retries={"mode": "standard", "total_max_attempts": 1},
-                max_pool_connections=THREADS,
-                user_agent_extra=f"warmbench/{options.version or '0'}",
-            ),
+        """Make an Ec2 that finds credentials where boto3 does, when the first call needs them."""
+        config = Config(
+            connect_timeout=options.timeout_s,
+            read_timeout=options.timeout_s,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            max_pool_connections=THREADS,
+            user_agent_extra=f"warmbench/{options.version or '0'}",
         )
-        return cls(client, Asker(identity, options), timing, on_call=on_call)
+
+        def make_client() -> Any:  # noqa: ANN401 - boto3 makes the class of a client when it runs
+            session = boto3.session.Session(region_name=identity.region)
+            return session.client("ec2", endpoint_url=options.endpoint_url, config=config)
+
+        return cls(make_client, Asker(identity, options), timing, on_call=on_call)
 
     def close(self) -> None:
         """Take no more calls; those under way end by their time-outs."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     # Calls of recipes
 
@@ -250,15 +255,34 @@ class Ec2:
 
     async def _attempt(self, api: str, parameters: Mapping[str, Any]) -> Shape:
         """Make one request in a worker thread, and tell the hook how it went."""
-        method = partial(getattr(self._client, xform_name(api)), **parameters)
+        request = partial(self._request, api, parameters)
         started = self._timing.now()
         try:
-            answer: Shape = await asyncio.get_running_loop().run_in_executor(self._threads, method)
+            answer = await asyncio.get_running_loop().run_in_executor(self._threads, request)
         except (BotoCoreError, ClientError, ResponseParserError, OSError) as error:
             failed = _Failed(_call_error(error), was_sent=not isinstance(error, _NOT_SENT))
             self._tell(api, started, failed.error.code)
             raise failed from error
         self._tell(api, started, "")
+        return answer
+
+    def _request(self, api: str, parameters: Mapping[str, Any]) -> Shape:
+        """Make one request, in a worker thread, where the client is made as well.
+
+        boto3 looks for credentials once, when it makes a client. Without any, the next attempt
+        gets a client of its own: the metadata that has them may have been late.
+        """
+        with self._making:
+            if self._client is None:
+                self._client = self._make_client()
+            client = self._client
+        try:
+            answer: Shape = getattr(client, xform_name(api))(**parameters)
+        except _NOT_SIGNED:
+            with self._making:
+                if self._client is client:
+                    self._client = None
+            raise
         return answer
 
     def _tell(self, api: str, started: float, code: str) -> None:

@@ -18,7 +18,7 @@ from tests.lab.harness import DEADLINE_S, GROUP, INSTANCE, SUBNET, Lab, Sleeps, 
 MACS = "meta-data/network/interfaces/macs/"
 
 
-def imds_of(lab: Lab, sleeps: Sleeps | None = None, **more: Any) -> Imds:  # noqa: ANN401 - as Imds
+def imds_of(lab: Lab, sleeps: Sleeps | None = None, **more: Any) -> Imds:
     """Make a reader of the lab's metadata that never really sleeps."""
     return Imds(sleep=Sleeps() if sleeps is None else sleeps, endpoint=lab.imds_url, **more)
 
@@ -85,7 +85,7 @@ def test_the_metadata_lags_behind() -> None:
     in_a_lab(script, numbers=_with(visible, eni_visible=Delay(3.0, 0.0)))
 
 
-def _with(numbers: CloudNumbers, **changes: Any) -> CloudNumbers:  # noqa: ANN401 - a field's value
+def _with(numbers: CloudNumbers, **changes: Any) -> CloudNumbers:
     from dataclasses import replace
 
     return replace(numbers, **changes)
@@ -162,7 +162,7 @@ def test_attempts_are_bounded(fault: LabFault, failures: int) -> None:
             left.pop() if left and path == "meta-data/mac" else None
         )
         sleeps = Sleeps()
-        imds = imds_of(lab, sleeps, timeout_s=0.2)
+        imds = imds_of(lab, sleeps, timeout_s=0.7 if fault.answer is Answer.NOTHING else DEADLINE_S)
         if failures == 2:
             assert (await imds.identity()).instance_id == INSTANCE
         else:

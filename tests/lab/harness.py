@@ -79,7 +79,7 @@ class Lab:
     attached: list[tuple[str, EniId, str]] = field(default_factory=list)
     detached: list[tuple[str, EniId, str]] = field(default_factory=list)
 
-    def client(self, **config: Any) -> Any:  # noqa: ANN401 - boto3 makes it
+    def client(self, **config: Any) -> Any:
         """Make a boto3 client that asks once and gives up after a while."""
         settings = {"retries": {"total_max_attempts": 1}, "read_timeout": DEADLINE_S} | config
         return SESSION.client("ec2", endpoint_url=self.url, config=Config(**settings))
@@ -144,7 +144,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def in_a_lab(script: Callable[[Lab], Awaitable[None]], **settings: Any) -> None:  # noqa: ANN401 - as running_lab takes them
+def in_a_lab(script: Callable[[Lab], Awaitable[None]], **settings: Any) -> None:
     """Run a test's body in a lab that is taken down again."""
 
     async def run() -> None:
