@@ -1,7 +1,7 @@
 """The lab's EC2 answers an unchanged boto3 as EC2 would, moto being the witness where it can."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,19 +20,18 @@ from sim.buckets import BucketLimit
 from sim.cloud_numbers import CloudNumbers, Delay
 from sim.lab.faults import Answer, LabFault, LabRequest
 from sim.node_type import explicit
-from tests.lab.harness import GROUP, INSTANCE, SECRET, SESSION, SUBNET, Lab, running_lab, until
-
-Script = Callable[[Lab], Awaitable[None]]
-
-
-def in_a_lab(script: Script, **settings: Any) -> None:
-    """Run a test's body in a lab that is taken down again."""
-
-    async def run() -> None:
-        async with running_lab(**settings) as lab:
-            await script(lab)
-
-    asyncio.run(run())
+from tests.lab.harness import (
+    DEADLINE_S,
+    GROUP,
+    INSTANCE,
+    SECRET,
+    SESSION,
+    SUBNET,
+    Lab,
+    in_a_lab,
+    running_lab,
+    until,
+)
 
 
 async def created(ec2: Any, **more: Any) -> dict[str, Any]:
@@ -512,7 +511,8 @@ def test_faults_happen_before_or_after_the_effect(
     """What the client sees says nothing of whether the ENI was made; the lab knows both."""
 
     async def script(lab: Lab) -> None:
-        ec2 = lab.client(read_timeout=0.2)
+        silent = fault.answer is Answer.NOTHING
+        ec2 = lab.client(read_timeout=0.2 if silent else DEADLINE_S)
         with pytest.raises(error):
             await created(ec2)
         assert lab.cloud.account.vpc.eni_count == 1 + takes_effect
