@@ -15,6 +15,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 from moto import mock_aws
+from moto.moto_api._internal import mock_random
 
 from sim.buckets import BucketLimit
 from sim.cloud_numbers import CloudNumbers, Delay
@@ -177,7 +178,11 @@ def differences(moto: Any, lab: Any, name: str) -> set[str]:
 
 
 def moto_answers() -> list[Any]:
-    """Run the script against moto, in a VPC like the lab's."""
+    """Run the script against moto, in a VPC like the lab's.
+
+    moto draws addresses at random and may draw one twice: with a seed it always draws the same.
+    """
+    mock_random.seed(1)
     with mock_aws():
         ec2 = SESSION.client("ec2", config=Config(retries={"total_max_attempts": 1}))
         vpc_id = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
