@@ -513,6 +513,20 @@ def test_ends_that_have_the_same_number_are_told_apart(
         assert kernel.missing_of_pod(pod, sandbox.fd) == ()
 
 
+def test_the_first_packet_to_a_pod_arrives(
+    kernel: NodeKernel, node: Namespace, new_namespace: MakeNamespace
+) -> None:
+    """When ADD returns the host link sends: the kernel brings it up a moment after its peer."""
+    with node.socket(socket.SOCK_DGRAM) as client:
+        for n in range(100):
+            pod, sandbox = a_pod(f"p{n}", address=ADDRESS + n), new_namespace()
+            with sandbox.socket(socket.SOCK_DGRAM, port=7000) as server:
+                kernel.install_pod(pod, sandbox.fd)
+                client.sendto(b"hello", (str(pod.address), 7000))
+
+                assert server.recv(100) == b"hello"
+
+
 def test_nothing_leaks_over_many_pods(kernel: NodeKernel, pod_side: Namespace) -> None:
     """Descriptors stay as many as they were."""
     pod = a_pod()
