@@ -210,6 +210,19 @@ def test_changed_settings_replace_the_rules(make_world: MakeWorld, find: FindPro
         assert world.kernel.missing_of_host(the_host(options)) == ()
 
 
+@BACK_ENDS
+def test_a_node_talks_to_itself_as_itself(make_world: MakeWorld, find: FindProgram) -> None:
+    """Loopback is outside the VPC's CIDRs, and not translated."""
+    node = make_world(find=find).node
+    with (
+        node.socket(socket.SOCK_DGRAM, "127.0.0.1", PORT) as server,
+        node.socket(socket.SOCK_DGRAM, "127.0.0.1") as client,
+    ):
+        client.sendto(b"hello", ("127.0.0.1", PORT))
+
+        assert server.recvfrom(100) == (b"hello", client.getsockname())
+
+
 def test_excluding_everything_is_external_snat(make_world: MakeWorld) -> None:
     """A list may hold 0.0.0.0/0."""
     world = make_world(replace(OPTIONS, excluded_cidrs=(IPv4Network("0.0.0.0/0"),)))
