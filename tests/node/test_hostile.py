@@ -78,7 +78,7 @@ def exchange(path: Path, frame: bytes) -> bytes:
 
 
 def check_answer(answer: bytes) -> str:
-    """Return what kind of answer it is; AssertionError where it is none that a runtime can read."""
+    """Return what kind of answer it is; AssertionError where a runtime could not read it."""
     if not answer:
         return "closed"
     assert wire.reply_length(answer[: wire.HEADER_BYTES]) == len(answer) - wire.HEADER_BYTES
@@ -104,7 +104,9 @@ def figures(node: LabNode) -> tuple[int, int]:
 def test_hostile_requests_change_nothing(tmp_path: Path) -> None:
     """Every input ends in an answer or a close; memory and descriptors stay where they were."""
     rng = random.Random(20)
-    plan = LabPlan(name=f"t{os.getpid():x}", run_dir=tmp_path, latency=0, settings={"WARM_IP_TARGET": "2"})
+    plan = LabPlan(
+        name=f"t{os.getpid():x}", run_dir=tmp_path, latency=0, settings={"WARM_IP_TARGET": "2"}
+    )
     with Lab(plan) as lab:
         (node,) = lab.nodes
         pod = node.add_pod("bystander")

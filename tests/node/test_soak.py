@@ -38,7 +38,7 @@ def work(
 
 
 def storm(node: LabNode, pairs: int) -> list[float]:
-    """Run so many pairs, AT_ONCE side by side; return how long each ADD took, namespace included."""
+    """Run so many pairs, AT_ONCE side by side; return how long each ADD took, in seconds."""
     took: list[float] = []
     errors: list[Exception] = []
     share = max(pairs // AT_ONCE, 1)
@@ -58,7 +58,11 @@ def test_pods_come_and_go_for_long(tmp_path: Path) -> None:
     """After all of them the books agree, and memory and descriptors are what they were."""
     settings = {"WARM_IP_TARGET": "30", "IP_COOLDOWN_PERIOD": "1"}
     plan = LabPlan(
-        name=f"t{os.getpid():x}", run_dir=tmp_path, instance="m5.4xlarge", latency=0, settings=settings
+        name=f"t{os.getpid():x}",
+        run_dir=tmp_path,
+        instance="m5.4xlarge",
+        latency=0,
+        settings=settings,
     )
     with Lab(plan) as lab:
         (node,) = lab.nodes
@@ -70,7 +74,7 @@ def test_pods_come_and_go_for_long(tmp_path: Path) -> None:
         wait_settled(lab, node)
         memory_after, descriptors_after = figures(node)
         cuts = quantiles(took, n=100)
-        print(
+        print(  # noqa: T201 - what a soak is run for
             f"{len(took)} pairs, {AT_ONCE} at once: an ADD with its namespace takes"
             f" p50 {cuts[49] * 1000:.1f} ms, p99 {cuts[98] * 1000:.1f} ms; memory {memory} ->"
             f" {memory_after} KiB, descriptors {descriptors} -> {descriptors_after}"
