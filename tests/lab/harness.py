@@ -79,7 +79,7 @@ class Lab:
     attached: list[tuple[str, EniId, str]] = field(default_factory=list)
     detached: list[tuple[str, EniId, str]] = field(default_factory=list)
 
-    def client(self, **config: Any) -> Any:  # noqa: ANN401 - boto3 makes it
+    def client(self, **config: Any) -> Any:
         """Make a boto3 client that asks once and gives up after a while."""
         settings = {"retries": {"total_max_attempts": 1}, "read_timeout": DEADLINE_S} | config
         return SESSION.client("ec2", endpoint_url=self.url, config=Config(**settings))

@@ -25,7 +25,7 @@ from tests.lab.harness import GROUP, INSTANCE, SECRET, SESSION, SUBNET, Lab, run
 Script = Callable[[Lab], Awaitable[None]]
 
 
-def in_a_lab(script: Script, **settings: Any) -> None:  # noqa: ANN401 - as running_lab takes them
+def in_a_lab(script: Script, **settings: Any) -> None:
     """Run a test's body in a lab that is taken down again."""
 
     async def run() -> None:
@@ -35,14 +35,14 @@ def in_a_lab(script: Script, **settings: Any) -> None:  # noqa: ANN401 - as runn
     asyncio.run(run())
 
 
-async def created(ec2: Any, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - boto3's
+async def created(ec2: Any, **more: Any) -> dict[str, Any]:
     """Create an ENI through boto3."""
     answer = await asyncio.to_thread(ec2.create_network_interface, SubnetId=SUBNET, **more)
     eni: dict[str, Any] = answer["NetworkInterface"]
     return eni
 
 
-async def attached(ec2: Any, index: int = 1, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - boto3's
+async def attached(ec2: Any, index: int = 1, **more: Any) -> dict[str, Any]:
     """Create and attach an ENI; return what EC2 then shows of it."""
     eni_id = (await created(ec2, **more))["NetworkInterfaceId"]
     await asyncio.to_thread(
@@ -54,14 +54,14 @@ async def attached(ec2: Any, index: int = 1, **more: Any) -> dict[str, Any]:  # 
     return await shown(ec2, eni_id)
 
 
-async def shown(ec2: Any, eni_id: str) -> dict[str, Any]:  # noqa: ANN401 - boto3's
+async def shown(ec2: Any, eni_id: str) -> dict[str, Any]:
     """Return one ENI as EC2 describes it."""
     answer = await asyncio.to_thread(ec2.describe_network_interfaces, NetworkInterfaceIds=[eni_id])
     (eni,) = answer["NetworkInterfaces"]
     return dict(eni)
 
 
-def refusal(call: Callable[..., Any], **parameters: Any) -> tuple[str, int]:  # noqa: ANN401 - boto3's
+def refusal(call: Callable[..., Any], **parameters: Any) -> tuple[str, int]:
     """Return the code and the HTTP status with which EC2 refuses a call."""
     with pytest.raises(ClientError) as caught:
         call(**parameters)
@@ -72,11 +72,11 @@ def refusal(call: Callable[..., Any], **parameters: Any) -> tuple[str, int]:  # 
 # A script that moto knows as well.
 
 
-def life_of_an_eni(ec2: Any, subnet_id: str, instance_id: str) -> list[Any]:  # noqa: ANN401 - boto3's
+def life_of_an_eni(ec2: Any, subnet_id: str, instance_id: str) -> list[Any]:
     """Return every answer of an ENI's life, and the code of each refusal."""
     answers: list[Any] = []
 
-    def ask(call: Callable[..., Any], **parameters: Any) -> Any:  # noqa: ANN401 - boto3's
+    def ask(call: Callable[..., Any], **parameters: Any) -> Any:
         try:
             answer = call(**parameters)
         except ClientError as error:
@@ -164,7 +164,7 @@ SCRIPT_APIS = (
 )  # fmt: skip
 
 
-def differences(moto: Any, lab: Any, name: str) -> set[str]:  # noqa: ANN401 - boto3's answers
+def differences(moto: Any, lab: Any, name: str) -> set[str]:
     """Name what the lab answers otherwise; what only moto has, no client of ours reads."""
     if isinstance(moto, dict) and isinstance(lab, dict):
         found = lab.keys() - moto.keys()
