@@ -92,7 +92,8 @@ def _make_room(host: RouteSocket, pod: PodNetwork, netns_fd: int, there: Link | 
     with closing(_enter(host, netns_fd)) as inside:
         within = link_named(inside, pod.ifname)
         if there is not None:
-            if _is_of(pod, there) and not there.going and _is_complete(inside, pod, there, within):
+            ends = None if within is None else (within.peer, within.index)
+            if ends == (there.index, there.peer) and _is_of(pod, there) and not there.going:
                 return False
             # Deleting waits until the name is free.
             host.run([messages.delete_link(there.index)])
@@ -108,15 +109,6 @@ def _make_room(host: RouteSocket, pod: PodNetwork, netns_fd: int, there: Link | 
         "its namespace has another link of that name",
         "delete that link, or ask for another CNI_IFNAME",
         errno.EEXIST,
-    )
-
-
-def _is_complete(inside: RouteSocket, pod: PodNetwork, there: Link, within: Link | None) -> bool:
-    """Tell whether the host link ends in this namespace, and there holds the pod's address."""
-    return (
-        within is not None
-        and (within.index, within.peer) == (there.peer, there.index)
-        and IPv4Interface(pod.address) in tables.addresses(inside, within.index)
     )
 
 

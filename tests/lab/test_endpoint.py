@@ -1,7 +1,7 @@
 """The lab's EC2 answers an unchanged boto3 as EC2 would, moto being the witness where it can."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,24 +15,24 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 from moto import mock_aws
+from moto.moto_api._internal import mock_random
 
 from sim.buckets import BucketLimit
 from sim.cloud_numbers import CloudNumbers, Delay
 from sim.lab.faults import Answer, LabFault, LabRequest
 from sim.node_type import explicit
-from tests.lab.harness import GROUP, INSTANCE, SECRET, SESSION, SUBNET, Lab, running_lab, until
-
-Script = Callable[[Lab], Awaitable[None]]
-
-
-def in_a_lab(script: Script, **settings: Any) -> None:
-    """Run a test's body in a lab that is taken down again."""
-
-    async def run() -> None:
-        async with running_lab(**settings) as lab:
-            await script(lab)
-
-    asyncio.run(run())
+from tests.lab.harness import (
+    DEADLINE_S,
+    GROUP,
+    INSTANCE,
+    SECRET,
+    SESSION,
+    SUBNET,
+    Lab,
+    in_a_lab,
+    running_lab,
+    until,
+)
 
 
 async def created(ec2: Any, **more: Any) -> dict[str, Any]:
@@ -178,7 +178,11 @@ def differences(moto: Any, lab: Any, name: str) -> set[str]:
 
 
 def moto_answers() -> list[Any]:
-    """Run the script against moto, in a VPC like the lab's."""
+    """Run the script against moto, in a VPC like the lab's.
+
+    moto draws addresses at random and may draw one twice: with a seed it always draws the same.
+    """
+    mock_random.seed(1)
     with mock_aws():
         ec2 = SESSION.client("ec2", config=Config(retries={"total_max_attempts": 1}))
         vpc_id = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
@@ -512,7 +516,8 @@ def test_faults_happen_before_or_after_the_effect(
     """What the client sees says nothing of whether the ENI was made; the lab knows both."""
 
     async def script(lab: Lab) -> None:
-        ec2 = lab.client(read_timeout=0.2)
+        silent = fault.answer is Answer.NOTHING
+        ec2 = lab.client(read_timeout=0.2 if silent else DEADLINE_S)
         with pytest.raises(error):
             await created(ec2)
         assert lab.cloud.account.vpc.eni_count == 1 + takes_effect

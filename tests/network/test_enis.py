@@ -92,6 +92,19 @@ def test_stray_addresses_and_the_subnets_route_go(kernel: NodeKernel, node: Name
     assert kernel.missing_of_eni(ENI) == ()
 
 
+def test_the_subnets_route_goes_where_the_address_is_right(
+    kernel: NodeKernel, node: Namespace
+) -> None:
+    """A distribution that configures ENIs by DHCP makes both; the main table loses the route."""
+    node.ip("link set eth1 up")
+    node.ip(f"addr add {SECONDARY}/24 dev eth1")
+    assert "10.0.1.0/24" in routes_of(node, "main")
+
+    kernel.install_eni(ENI, 5.0)
+
+    assert "10.0.1.0/24" not in routes_of(node, "main")
+
+
 def test_an_eni_is_installed_again_without_a_gap(kernel: NodeKernel, node: Namespace) -> None:
     """After a restart of the daemon nothing that is right is taken away, not even for a moment."""
     kernel.install_eni(ENI, 5.0)

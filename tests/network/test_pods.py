@@ -71,7 +71,7 @@ def test_ip_finds_on_the_host_what_was_desired(
     made = kernel.install_pod(pod, pod_side.fd)
 
     link = links_of(node)[pod.host_link]
-    assert (link["mtu"], link["address"], link["operstate"]) == (9001, made.host_mac, "UP")
+    assert (link["mtu"], link["address"], "UP" in link["flags"]) == (9001, made.host_mac, True)
     assert link["linkinfo"]["info_kind"] == "veth"
     (route,) = node.ip_json(f"route show dev {pod.host_link}")
     assert (route["dst"], route["scope"], route.get("gateway")) == (str(ADDRESS), "link", None)
@@ -170,6 +170,7 @@ DAMAGES = [
     ("node", f"link set {HOST_LINK} mtu 1400", "MTU of"),
     ("pod", "link set lo down", "link lo is not up"),
     ("pod", "link set eth0 down", "link eth0 is not up"),
+    ("pod", "addr del 10.0.1.77/32 dev eth0", "address 10.0.1.77"),
     ("pod", "route del default", "route 0.0.0.0/0"),
     ("pod", "route del 169.254.1.1", "route 169.254.1.1/32"),
     ("pod", "neigh del 169.254.1.1 dev eth0", "neighbour 169.254.1.1"),
@@ -367,6 +368,22 @@ def test_a_strangers_interface_is_not_touched(
     assert "other" in links_of(pod_side)
 
 
+def test_a_link_of_the_old_sandbox_is_not_taken_for_the_new_ones(
+    kernel: NodeKernel, node: Namespace, new_namespace: MakeNamespace
+) -> None:
+    """Same pod, same address, another namespace, where a stranger has the interface's name."""
+    kernel.install_pod(a_pod(), new_namespace().fd)
+    sandbox = new_namespace()
+    sandbox.ip("link add eth0 type veth peer name other")
+
+    with pytest.raises(NetworkError, match="another link of that name"):
+        kernel.install_pod(a_pod(), sandbox.fd)
+
+    assert links_of(sandbox)["eth0"]["addr_info"] == []
+    assert kernel.host_links() == frozenset()
+    assert links_of(node).keys() == {"lo", "eth0", "eth1"}
+
+
 class FailingTemplates(Templates):
     """Carry everything out but one batch."""
 
@@ -494,6 +511,20 @@ def test_ends_that_have_the_same_number_are_told_apart(
         kernel.install_pod(pod, sandbox.fd)
 
         assert kernel.missing_of_pod(pod, sandbox.fd) == ()
+
+
+def test_the_first_packet_to_a_pod_arrives(
+    kernel: NodeKernel, node: Namespace, new_namespace: MakeNamespace
+) -> None:
+    """When ADD returns the host link sends: the kernel brings it up a moment after its peer."""
+    with node.socket(socket.SOCK_DGRAM) as client:
+        for n in range(100):
+            pod, sandbox = a_pod(f"p{n}", address=ADDRESS + n), new_namespace()
+            with sandbox.socket(socket.SOCK_DGRAM, port=7000) as server:
+                kernel.install_pod(pod, sandbox.fd)
+                client.sendto(b"hello", (str(pod.address), 7000))
+
+                assert server.recv(100) == b"hello"
 
 
 def test_nothing_leaks_over_many_pods(kernel: NodeKernel, pod_side: Namespace) -> None:
