@@ -146,10 +146,7 @@ def _enis(pool: PoolLook, pods: tuple[PodLook, ...]) -> Json:
                     eni,
                     {
                         block: {
-                            str(one.address): _address(
-                                one.sandbox.network, holders.get(one.address)
-                            )
-                            | {"Address": str(one.address)}
+                            str(one.address): _address(one, holders.get(one.address))
                             for one in held[block]
                         }
                         for block in eni.blocks

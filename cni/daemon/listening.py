@@ -291,13 +291,13 @@ class _Guard(asyncio.Protocol):
         self._bounds = bounds
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._peer = ""
+        self.peer = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         bounds = self._bounds
-        self._peer = _peer_of(transport)
-        like_me = sum(guard._peer == self._peer for guard in self._guards)
+        self.peer = _peer_of(transport)
+        like_me = sum(guard.peer == self.peer for guard in self._guards)
         if len(self._guards) >= bounds.connections or like_me >= bounds.of_one_peer:
             transport.abort()
             return

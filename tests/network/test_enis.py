@@ -1,6 +1,7 @@
 """ENIs and the host on a real kernel, read back by `ip` and `nft`."""
 
 import threading
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -128,6 +129,15 @@ def test_the_wait_for_an_eni_ends_when_it_appears(kernel: NodeKernel, node: Name
 
     appears.join()
     assert addresses_on(node, "ens6") == [f"{SECONDARY}/24"]
+
+
+def test_only_the_mac_itself_finds_an_eni(kernel: NodeKernel, node: Namespace) -> None:
+    """Another link may have the same six bytes in its name, its alias or elsewhere."""
+    node.shell("ip link set lo alias bcdefg; ip link set eth1 address 62:63:64:65:66:67")
+
+    kernel.install_eni(replace(ENI, mac="62:63:64:65:66:67"), 0.2)
+
+    assert addresses_on(node, "eth1") == [f"{SECONDARY}/24"]
 
 
 def test_the_wait_for_an_eni_is_bounded(kernel: NodeKernel, node: Namespace) -> None:

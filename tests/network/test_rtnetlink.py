@@ -2,6 +2,8 @@
 
 import errno
 import os
+import socket
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -79,6 +81,24 @@ def test_a_conversation_that_broke_off_does_not_confuse_the_next(
         assert (replies.errors, len(replies.messages)) == ([0], 1)
     finally:
         kernel.close()
+
+
+def test_a_table_that_changed_underneath_is_read_again() -> None:
+    """The kernel flags a dump that was interrupted; entries may be missing from it."""
+    ours, kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    kernels.settimeout(1.0)
+    done = struct.Struct("=IHHIIi")
+    for flags in (0x12, 0x2):
+        kernels.send(struct.pack("=IHHII4s", 20, 32, flags, 0, 0, b"rule"))
+        kernels.send(done.pack(20, 3, flags, 0, 0, 0))
+    kernel = RouteSocket(ours)
+    with kernels:
+        found = kernel.dump(messages.all_rules())
+
+        assert len(found) == 1
+        # It was asked for twice.
+        assert len([kernels.recv(1000) for _ in range(2)]) == 2
+    kernel.close()
 
 
 @pytest.mark.root

@@ -44,6 +44,17 @@ def test_chains_run_around_those_of_kube_proxy() -> None:
     ]
 
 
+def test_what_stays_on_the_node_is_neither_marked_nor_translated() -> None:
+    """A local destination need not be in the VPC: a DNS cache on 169.254.20.10, for one."""
+    local = {"fib": {"result": "type", "flags": ["daddr"]}}
+    exempt = {"match": {"op": "!=", "left": local, "right": "local"}}
+
+    judging = [one for one in added("rule") if "@direct" in json.dumps(one)]
+
+    assert [one["chain"] for one in judging] == ["pods", "source"]
+    assert all(exempt in one["expr"] for one in judging)
+
+
 def test_networks_without_snat_are_one_set() -> None:
     """The VPC's and the excluded ones; nft lists a network of one as an address."""
     (direct,) = added("set")
