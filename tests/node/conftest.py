@@ -5,7 +5,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib.util import find_spec
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.node.box import PROGRAMS as BOX_PROGRAMS
 from tests.node.box import Box, leftovers, missing_programs
 from tests.node.containerd import PAUSE_IMAGE, STOCK_PLUGINS, Containerd, running_containerd
 from tests.node.containerd import PROGRAMS as CONTAINERD_PROGRAMS
+from tests.node.lab_nodes import daemon_node
 from tests.node.nodes import Node, stock_node
 from tests.node.pause_image import compile_pause, write_image
 
@@ -133,11 +133,6 @@ def stock(stock_node_of: Callable[[IPv4Network], Node]) -> Node:
 @pytest.fixture
 def daemon_node_of(folder: Path, unique_name: Callable[[], str]) -> Iterator[Callable[..., Node]]:
     """Make nodes with our daemon: `daemon_node_of("python", "t3.nano", WARM_IP_TARGET="1")`."""
-    if find_spec("cni.daemon.agent") is None:
-        # An expected failure: CI would take a skip for a broken promise.
-        pytest.xfail("cni/daemon/agent.py is not written yet")
-    from tests.node.lab_nodes import daemon_node
-
     with ExitStack() as nodes:
 
         def make(plugin: str, instance: str, **settings: str) -> Node:

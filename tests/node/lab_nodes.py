@@ -10,15 +10,13 @@ from cni.daemon.install import NETWORK, PLUGIN, STOCK
 from sim.lab.lab import Lab
 from sim.lab.node import LabNode
 from sim.lab.plan import LabPlan
+from tests.node.books import recovered
 from tests.node.containerd import STOCK_PLUGINS
 from tests.node.nodes import Node
 
 
 def assigned_on(node: LabNode) -> Mapping[str, str]:
     """Say which sandbox, by container ID, holds which address, as the ledger has it."""
-    # Reading a ledger takes the daemon's own modules, which may not be there yet.
-    from tests.node.books import recovered
-
     holdings = recovered(node).holdings
     return {one.sandbox.container_id: str(one.address) for one in holdings}
 
