@@ -16,9 +16,8 @@ from typing import Any
 import structlog
 
 import instance_limits
-from cni.allocator.allocator import Allocator
 from cni.allocator.behaviour import PRESETS
-from cni.allocator.journal import Start
+from cni.allocator.journal import Journaled, Start
 from cni.allocator.model import AttachedEni, BlockKind, NodeLimits
 from cni.cloud.calls import Call, CallError, ReadMetadata, Reply
 from cni.cloud.described import DescribedEni
@@ -42,6 +41,7 @@ from cni.daemon.health import (
 )
 from cni.daemon.holdings import Recovered
 from cni.daemon.introspection import serve_introspection, serve_metrics
+from cni.daemon.journal_file import JournalFile
 from cni.daemon.leaks import LeakSweep, SweepReport
 from cni.daemon.ledger import Ledger, LedgerError
 from cni.daemon.listening import ListenError, Listening
@@ -268,9 +268,15 @@ class Agent:
             ) from error
         self.enis = NodeEnis(self._imds.enis, self._netlink, self._options, log)
         attached = await self._take_in(shown.managed)
-        self.allocator: Allocator = Allocator(
-            **self._start_of(attached, shown.taken, limits, recovered).arguments()
+        self._journal = JournalFile(
+            self._state / "journal",
+            int(self._settings.other["WARMBENCH_JOURNAL_MIB"]) << 20,
+            unix=machine.unix_now,
+            tell=lambda problem: log.warning("journal", problem=problem),
         )
+        start = self._start_of(attached, shown.taken, limits, recovered)
+        self.allocator = Journaled(start, self._journal.write)
+        self._journal.snapshot_by(self.allocator.snapshot)
         self._wire(identity)
         self.looks.node = Node(
             self.allocator, self.sandboxes, self.maintainer, limits, len(shown.taken)
@@ -517,6 +523,8 @@ class Agent:
             await listening.stop()
         if hasattr(self, "_ec2"):
             self._ec2.close()
+        if hasattr(self, "_journal"):
+            self._journal.close()
         if hasattr(self, "_ledger"):
             await self._ledger.close()
         if hasattr(self, "_netlink"):

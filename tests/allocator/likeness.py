@@ -56,7 +56,7 @@ def difference(one: object, other: object) -> str | None:
     return None
 
 
-def _parts(value: Any) -> dict[Any, Any] | None:  # noqa: ANN401 - whatever an allocator holds
+def _parts(value: Any) -> dict[Any, Any] | None:
     """Return what a value is made of, in order; None where it is to be compared as a whole."""
     if isinstance(value, list | deque):
         return dict(enumerate(value))

@@ -54,7 +54,7 @@ class Cutter:
         self.segments: list[list[str]] = [[]]
         self.allocator: Journaled | None = None
 
-    def make(self, **given: Any) -> Journaled:  # noqa: ANN401 - what `Start` takes
+    def make(self, **given: Any) -> Journaled:
         self.allocator = Journaled(Start(**given), self.write)
         return self.allocator
 
@@ -173,7 +173,7 @@ def there_and_back(allocator: Journaled) -> Allocator:
     return restored
 
 
-def another(name: str, value: Any) -> Any:  # noqa: ANN401 - whatever a field holds
+def another(name: str, value: Any) -> Any:
     """Return another value that a field could have."""
     special = {
         "growth_failure": FailureReason.THROTTLED,

@@ -38,7 +38,7 @@ class Node:
         )
         self.driver = Driver(behaviour=behaviour, kind=kind, make=self.make, **A_NODE)
 
-    def make(self, **given: Any) -> Journaled:  # noqa: ANN401 - what `Start` takes
+    def make(self, **given: Any) -> Journaled:
         allocator = Journaled(Start(**given), self.journal.write)
         self.journal.snapshot_by(allocator.snapshot)
         return allocator
