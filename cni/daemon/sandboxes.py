@@ -1,6 +1,6 @@
 """ADD, DEL, CHECK, GC and STATUS, step by step, with their undo.
 
-    ADD    assign, write to the ledger, install in the kernel, answer
+    ADD    assign; write to the ledger and install in the kernel, side by side; answer
     DEL    remove from the kernel, release, write to the ledger, answer
 
 Commands for one sandbox run one after the other. Nothing here is cancelled halfway: a caller
@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import structlog
 
@@ -160,7 +160,9 @@ class Sandboxes:
             holding = self._holdings.get(sandbox)
             if holding is None:
                 holding = await self._hold(command, sandbox, caller)
-            links = await self._install(holding, netns)
+                links = await self._write_and_install(holding, netns)
+            else:
+                links = await self._install(holding, netns)
             if caller.gone.is_set():
                 await self._undo(holding)
                 raise CniError(Code.TRY_AGAIN_LATER, "the caller hung up")
@@ -309,7 +311,7 @@ class Sandboxes:
     # Steps and their undo.
 
     async def _hold(self, command: Add, sandbox: SandboxKey, caller: Caller) -> Holding:
-        """Assign an address and write it down; undone where the ledger cannot."""
+        """Assign an address, at once or after a wait."""
         assignment = await self._obtain(sandbox, caller)
         self._terms.reached("ADD.assigned")
         options = self._terms.options
@@ -326,23 +328,49 @@ class Sandboxes:
             netns=command.netns,
             since_unix=self._unix_now(),
         )
-        try:
-            await self._ledger.assigned(holding)
-        except LedgerError as error:
-            self._release(sandbox)
-            raise CniError(Code.IO_FAILURE, str(error)) from error
         self._holdings[sandbox] = holding
-        self._terms.reached("ADD.written")
         return holding
+
+    async def _write_and_install(self, holding: Holding, netns: int) -> PodLinks:
+        """Put a new holding on disk and into the kernel, side by side; undone where either fails.
+
+        Neither needs the other: what a crash leaves in the kernel alone, the next start removes.
+        """
+        writing = asyncio.ensure_future(self._ledger.assigned(holding))
+        writing.add_done_callback(lambda _: self._terms.reached("ADD.written"))
+        pod = self.pod(holding)
+        try:
+            links = await self._netlink.do(lambda kernel: kernel.install_pod(pod, netns))
+        except NetworkError as error:
+            if await _failure_of(writing) is None:
+                await self._give_up(holding, error)
+            self._forget_unwritten(holding)
+            raise _kernel_refused(error) from error
+        failure = await _failure_of(writing)
+        if failure is None:
+            return links
+        with suppress(NetworkError):
+            await self._netlink.do(lambda kernel: kernel.remove_pod(pod))
+        self._forget_unwritten(holding)
+        raise CniError(Code.IO_FAILURE, str(failure)) from failure
+
+    def _forget_unwritten(self, holding: Holding) -> None:
+        """Give back what never stood in the ledger, or does not any more."""
+        self._release(holding.sandbox)
+        self._holdings.pop(holding.sandbox, None)
 
     async def _install(self, holding: Holding, netns: int) -> PodLinks:
         pod = self.pod(holding)
         try:
             return await self._netlink.do(lambda kernel: kernel.install_pod(pod, netns))
         except NetworkError as error:
-            self._log.warning("ADD failed in the kernel", error=str(error), **_about(holding))
-            await self._undo(holding)
-            raise CniError(Code.NETWORK_FAILURE, str(error), "the kubelet retries") from error
+            await self._give_up(holding, error)
+
+    async def _give_up(self, holding: Holding, error: NetworkError) -> NoReturn:
+        """Undo an ADD that the kernel refused."""
+        self._log.warning("ADD failed in the kernel", error=str(error), **_about(holding))
+        await self._undo(holding)
+        raise _kernel_refused(error) from error
 
     async def _undo(self, holding: Holding) -> None:
         """Give an address back; where even that fails the holding stays, and a DEL follows."""
@@ -422,6 +450,19 @@ def _namespace(path: str, caller: Caller) -> int:
             "a pod in the host's network needs no CNI",
         )
     return caller.netns
+
+
+async def _failure_of(writing: asyncio.Future[None]) -> LedgerError | None:
+    """Wait for the ledger, and return why it failed, if it did."""
+    try:
+        await writing
+    except LedgerError as error:
+        return error
+    return None
+
+
+def _kernel_refused(error: NetworkError) -> CniError:
+    return CniError(Code.NETWORK_FAILURE, str(error), "the kubelet retries")
 
 
 def _stopping() -> CniError:

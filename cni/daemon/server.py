@@ -91,7 +91,11 @@ class Server:
         """Serve one connection; whatever the caller sends, it ends in an answer or a close."""
         caller = Caller()
         try:
-            request = await asyncio.wait_for(_Frame(peer, caller).read(), READ_PATIENCE_S)
+            frame = _Frame(peer, caller)
+            # The plug-in sends before it is accepted: nearly always all of it is there.
+            request = frame.at_once()
+            if request is None:
+                request = await asyncio.wait_for(frame.read(), READ_PATIENCE_S)
             variables, stdin = wire.decode_request(request)
         except _NoRequest:
             peer.close()
@@ -136,6 +140,11 @@ class _Frame:
         self._caller = caller
         self._buffer = bytearray()
         self._done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def at_once(self) -> bytes | None:
+        """Return the body if it has come already; None where there is something to wait for."""
+        self._readable()
+        return self._done.result() if self._done.done() else None
 
     async def read(self) -> bytes:
         """Return the body of the frame; ValueError where it is none."""
