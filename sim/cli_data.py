@@ -267,6 +267,83 @@ def convert(
     typer.echo(f"{number(len(loaded))} pods in {out}")
 
 
+@trace_app.command("import")
+def import_(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="Where the data comes from; none lists what there is.", metavar="FORMAT"
+        ),
+    ] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Exported files, also gzipped; none shows how to get them.", metavar="FILE..."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write: .csv, .csv.gz or .parquet.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drop",
+            help="Leave out pods by NAMESPACE/NAME, * and ? allowed; repeatable.",
+            metavar="PATTERN",
+        ),
+    ] = None,
+    nodes: Annotated[
+        bool,
+        typer.Option("--nodes/--no-nodes", help="Keep pods on their nodes, or place them anew."),
+    ] = True,
+    output: opt.OutputFormat = opt.Format.TABLE,
+) -> None:
+    """Make a trace of what your cluster recorded, or of a published trace.
+
+    FORMAT is audit, prometheus, watch, container-insights, journal, openb, dlrm or google2019.
+    With a FORMAT alone, shows how to export the data: the commands, and what will be guessed.
+
+    Host-network pods are dropped: they take no address. A pod holds its address from its first
+    ADD (its binding to a node) to its DEL; a Job's pod until it completes. What was refused or
+    waited is demand all the same. Whatever is guessed or dropped is counted in the table.
+    """
+    from sim import trace as traces
+    from sim.sources import importers
+
+    if source is None:
+        opt.print_facts([(one.name, one.summary) for one in importers.IMPORTERS.values()])
+        typer.echo("\nwarmbench trace import FORMAT tells how to get the files.")
+        return
+    found = importers.find(source)
+    if not files:
+        if out is not None:
+            raise ValueError(f"name the files to import: trace import {source} FILE... --out {out}")
+        typer.echo(f"{found.name}: {found.summary}\n\n{found.how_to}")
+        return
+    if out is None:
+        raise ValueError("name the file to write with --out FILE")
+    traces.check_target(out, files)
+    choices = traces.Choices(drop=tuple(drop or ()), nodes=nodes)
+    done = 0
+    with opt.progress_bar(f"reading {len(files):,} files", traces.size_of(files)) as show:
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            show(done)
+
+        imported = traces.import_files(source, files, choices, advance)
+    traces.save(imported.trace, out)
+    rows = [(one.fate.value, one.number, one.what) for one in imported.counts]
+    if output is opt.Format.TABLE:
+        # Columns keep their places from one import to the next: numbers to the right.
+        opt.print_rows(rows, ("", "number", "of what"), output)
+        made = imported.trace
+        typer.echo(f"\n{number(len(made))} pods over {seconds(made.end_s)} in {out}")
+    else:
+        opt.print_rows(rows, ("fate", "number", "what"), output)
+
+
 def _plain(value: object) -> object:
     """Return a figure as programs read it; what there is not is empty."""
     return f"{value:.10g}" if isinstance(value, float) else value

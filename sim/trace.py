@@ -20,28 +20,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.sources import openb, table
+from sim.sources import importers, openb, table
+from sim.sources.importing import is_same, size_of
+from sim.sources.lives import Choices, Count, Fate, Imported
 from sim.sources.pods import PODS_MAX, Trace, TraceError, is_plain, stream, trace_of, validate
 from sim.sources.strict_csv import check_text, header_of, read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 __all__ = [
     "FORMATS",
+    "Choices",
+    "Count",
+    "Fate",
+    "Imported",
     "Trace",
     "TraceDescription",
     "TraceError",
+    "check_target",
     "compress",
     "describe",
     "example",
+    "import_files",
     "load",
     "merge",
     "replicate",
     "save",
     "shift",
+    "size_of",
     "thin",
     "trace_of",
     "validate",
@@ -49,6 +58,7 @@ __all__ = [
 
 FORMATS = ("csv", "parquet", "openb")
 """What `load` reads; `save` writes the first two."""
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _OPENB_MARKS = {"creation_time", "deletion_time", "scheduled_time"}
 
 
@@ -85,6 +95,47 @@ def load(path: str | os.PathLike[str], *, fmt: str | None = None) -> Trace:
     return trace
 
 
+def import_files(
+    fmt: str,
+    paths: Sequence[str | os.PathLike[str]],
+    choices: Choices | None = None,
+    advance: Callable[[int], None] = lambda _count: None,
+) -> Imported:
+    """Return the trace in files of another format, and what was guessed and dropped on the way.
+
+    `fmt` is a name in `sim.sources.importers.IMPORTERS`; `advance` hears how many more bytes were
+    read. Raises TraceError with file and line for the first thing that is wrong.
+    """
+    files = [Path(path) for path in paths]
+    if not files:
+        raise TraceError("nothing to import", field="FILE", allowed="one file or more")
+    imported = importers.find(fmt).read(files, choices or Choices(), advance)
+    try:
+        validate(imported.trace)
+    except TraceError as err:
+        raise TraceError(
+            err.reason, file=str(files[0]), field=err.field, value=err.value, allowed=err.allowed
+        ) from None
+    return imported
+
+
+def check_target(
+    path: str | os.PathLike[str], sources: Sequence[str | os.PathLike[str]] = ()
+) -> None:
+    """Raise TraceError where `save` could not write, or would write over one of the sources."""
+    path = Path(path)
+    if not path.name.endswith(SUFFIXES):
+        allowed = ", ".join(SUFFIXES)
+        raise TraceError("unknown suffix", file=str(path), value=path.suffix, allowed=allowed)
+    if not path.parent.is_dir():
+        raise TraceError("no such folder", file=str(path.parent))
+    if path.is_dir():
+        raise TraceError("is a folder", file=str(path), allowed="a file")
+    for source in sources:
+        if is_same(path, Path(source)):
+            raise TraceError("is read and would be written over", file=str(path))
+
+
 def example() -> Trace:
     """Return the trace that ships: four hours of a web shop, cron jobs and two bursts."""
     with as_file(files("sim") / "examples" / "web-and-jobs.csv") as path:
@@ -107,7 +158,7 @@ def save(trace: Trace, path: str | os.PathLike[str]) -> None:
     elif path.suffix == ".parquet":
         data = table.parquet_bytes(trace)
     else:
-        allowed = ".csv, .csv.gz, .parquet"
+        allowed = ", ".join(SUFFIXES)
         raise TraceError("unknown suffix", file=str(path), value=path.suffix, allowed=allowed)
     _write_whole(path, data)
 

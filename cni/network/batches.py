@@ -56,11 +56,12 @@ def make_pair(placed: Placement) -> list[Request]:
 
 
 def host_side(placed: Placement) -> list[Request]:
-    """Lead to the pod, and from it to its ENI."""
+    """Lead to the pod, and from it to its ENI; and ask whether the host link works."""
     pod = placed.pod
     return [
         messages.new_route(pod.host_route, placed.host_index),
         *map(messages.new_rule, pod.rules),
+        messages.link_named(pod.host_link),
     ]
 
 
@@ -89,3 +90,6 @@ def removal(placed: Placement) -> list[Request]:
 def farewell(placed: Placement) -> list[Request]:
     """Leave the host link to the reaper."""
     return [messages.link_going(placed.host_index)]
+
+
+ALL_BATCHES: tuple[Batch, ...] = (make_pair, host_side, pod_side, removal, farewell)

@@ -42,6 +42,7 @@ class Kernel:
         self._find = find
         self._socket = RouteSocket(route_socket())
         self._tools = Tools(self._socket, templates or Templates(), sysctl_root)
+        self._tools.templates.prepare(options.link_prefix, options.pod_mtu)
         self._reaper = Reaper()
 
     def install_pod(self, pod: PodNetwork, netns_fd: int) -> PodLinks:
@@ -89,6 +90,11 @@ class Kernel:
         # Links that were marked before a crash are still marked.
         self._reaper.wake()
         return removed
+
+    @property
+    def reaping_failure(self) -> NetworkError | None:
+        """Why links that are going could not be deleted the last time, None if they could."""
+        return self._reaper.failure
 
     def close(self) -> None:
         """Delete the links that are going, and close; a few seconds at most."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Address
 
-from cni.network.batches import Batch, Placement
-from cni.network.desired import MAIN_TABLE, PodNetwork
+from cni.network.batches import ALL_BATCHES, Batch, Placement
+from cni.network.desired import MAIN_TABLE, PodNetwork, host_link_name, table_of
 from cni.network.errors import refused
 from cni.network.rtnetlink import Replies, RouteSocket
 
@@ -41,6 +41,14 @@ class Templates:
 
     def __init__(self) -> None:
         self._made: dict[tuple[object, ...], Template] = {}
+
+    def prepare(self, link_prefix: str, mtu: int) -> None:
+        """Encode what most pods need, so that the first one need not wait for it."""
+        some = IPv4Address(0)
+        for table in (MAIN_TABLE, table_of(1)):
+            pod = PodNetwork(host_link_name(link_prefix, "", ""), "eth0", some, table, mtu)
+            for batch in ALL_BATCHES:
+                self.template(batch, pod)
 
     def run(self, kernel: RouteSocket, batch: Batch, placed: Placement, *accepted: int) -> Replies:
         """Carry a batch out for one pod; all answers come back, in the order of its requests.

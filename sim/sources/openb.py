@@ -16,15 +16,18 @@ the very last second is as likely the end of the recording as of the pod; it is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sim.sources.importing import Advance, Importer, only_one
+from sim.sources.lives import Choices, Count, Fate, Imported, Tally
 from sim.sources.pods import Trace, trace_of
-from sim.sources.strict_csv import Column, CsvText, Kind, read_columns
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from sim.sources.strict_csv import Column, CsvText, Kind, check_text, read_bytes, read_columns
+from sim.sources.table import skip_preamble
 
 COLUMNS = (
     Column("name", Kind.NAME),
@@ -58,8 +61,8 @@ def read(text: CsvText, name: str) -> Trace:
     deleted = _seconds(arrays["deletion_time"])
     never = np.isnan(scheduled)
     arrival_s = np.where(never, created, scheduled)
-    _check_order(text, "scheduled_time", arrival_s, created, "creation_time")
-    _check_order(text, "deletion_time", deleted, arrival_s, "scheduled_time and creation_time")
+    check_order(text, "scheduled_time", arrival_s, created, "creation_time")
+    check_order(text, "deletion_time", deleted, arrival_s, "scheduled_time and creation_time")
     life_s = np.where(np.isnan(deleted), np.inf, deleted - arrival_s)
     zero = life_s == 0
     last = np.nanmax(deleted) if not bool(np.isnan(deleted).all()) else np.nan
@@ -94,7 +97,7 @@ def _seconds(array: Any) -> NDArray[np.float64]:  # noqa: ANN401 - pyarrow has n
     return seconds
 
 
-def _check_order(
+def check_order(
     text: CsvText,
     field: str,
     later: NDArray[np.float64],
@@ -107,3 +110,41 @@ def _check_order(
         row = int(np.argmax(wrong))
         value, allowed = f"{later[row]:g}", f"from {earlier[row]:.0f}, or blank"
         raise text.refuse(row, field, value, f"earlier than {than}", allowed)
+
+
+HOW_TO = """\
+The file openb_pod_list_default.csv is in the folder cluster-trace-gpu-v2023 of the repository
+alibaba/clusterdata on GitHub, free for research and study. It may not be passed on with warmbench.
+
+  warmbench trace import openb openb_pod_list_default.csv --out openb.parquet
+
+It names no nodes; GPUs are ignored. At most 56 pods are alive at once: --replicate 50 --compress
+200 makes it a load. Every command reads the file as it is, too, without an import."""
+
+
+def import_files(paths: Sequence[Path], choices: Choices, advance: Advance) -> Imported:
+    """Return the trace in an openb file, with its notes as counts."""
+    path = only_one(paths, choices)
+    data = read_bytes(path)
+    advance(len(data))
+    check_text(data, str(path))
+    trace = read(skip_preamble(data, str(path)), path.name)
+    tally = Tally()
+    tally.add(Fate.KEPT, "pods in the trace", len(trace))
+    guessed = [Count(Fate.GUESSED, *_parted(note)) for note in trace.notes]
+    return Imported(trace, (*tally.counts(), *guessed))
+
+
+def _parted(note: str) -> tuple[int, str]:
+    """Return the number in a note, and the rest.
+
+    >>> _parted("1,234 pods never scheduled")
+    (1234, 'pods never scheduled')
+    """
+    number, _, what = note.partition(" ")
+    return int(number.replace(",", "")), what
+
+
+OPENB = Importer(
+    "openb", "Alibaba's openb pod list (cluster-trace-gpu-v2023)", HOW_TO, import_files
+)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 # Ten digits only: \d alone would take those of every script, which the fast reader does not.
 _NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _INFINITE = re.compile(r"-?inf(inity)?", re.IGNORECASE)
@@ -42,12 +42,14 @@ class Kind(Enum):
     INSTANT = "seconds, 0 or more"
     INSTANT_OR_BLANK = "seconds, 0 or more, or blank"
     LIFE = "seconds above 0, or blank: outlives the trace"
+    NUMBER = "a number, 0 or more"
     WHOLE = "a whole number, 0 or more"
+    ID = "a whole number, or blank"
     IGNORED = "anything"
 
 
-NUMBERS = frozenset({Kind.INSTANT, Kind.INSTANT_OR_BLANK, Kind.LIFE})
-BLANK = frozenset({Kind.INSTANT_OR_BLANK, Kind.LIFE, Kind.TEXT, Kind.IGNORED})
+NUMBERS = frozenset({Kind.INSTANT, Kind.INSTANT_OR_BLANK, Kind.LIFE, Kind.NUMBER})
+BLANK = frozenset({Kind.INSTANT_OR_BLANK, Kind.LIFE, Kind.TEXT, Kind.ID, Kind.IGNORED})
 TEXTS = frozenset({Kind.NAME, Kind.TEXT})
 
 
@@ -69,14 +71,14 @@ def read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise TraceError(_missing(path), file=file) from None
+        raise TraceError(missing(path), file=file) from None
     except IsADirectoryError:
         reason = "is a folder"
         raise TraceError(reason, file=file, allowed="a file") from None
     except (OSError, ValueError) as err:
         reason = f"cannot be read: {getattr(err, 'strerror', None) or err}"
         raise TraceError(reason, file=file) from None
-    if not data.startswith(_GZIP_MAGIC):
+    if not data.startswith(GZIP_MAGIC):
         return data
     try:
         return gzip.decompress(data)
@@ -85,7 +87,7 @@ def read_bytes(path: Path) -> bytes:
         raise TraceError(reason, file=file) from None
 
 
-def _missing(path: Path) -> str:
+def missing(path: Path) -> str:
     """Say that a file is missing, with the name beside it that is most like it."""
     try:
         beside = sorted(entry.name for entry in path.parent.iterdir())
@@ -234,21 +236,27 @@ def _read_fast(
 
 def is_clean(array: Any, kind: Kind) -> bool:  # noqa: ANN401 - pyarrow has no types.
     """Say whether every value of a pyarrow array is one that its column may hold."""
-    import pyarrow.compute as pc
-
     if array.null_count and kind not in BLANK:
         return False
     if kind in TEXTS:
-        if pc.any(pc.match_substring_regex(array, r"[\x00-\x1f\x7f]")).as_py():
-            return False
-        if kind is Kind.TEXT:
-            return True
-        blank = pc.any(pc.equal(pc.utf8_trim_whitespace(array), "")).as_py()
-        return not blank and bool(pc.count_distinct(array).as_py() == len(array))
+        return _is_clean_text(array, kind)
+    if kind is Kind.ID:
+        return True
     values = array.drop_null().to_numpy(zero_copy_only=False)
     if kind is Kind.LIFE:
         return bool((values > 0).all())
     return bool((np.isfinite(values) & (values >= 0)).all())
+
+
+def _is_clean_text(array: Any, kind: Kind) -> bool:  # noqa: ANN401 - pyarrow has no types.
+    import pyarrow.compute as pc
+
+    if pc.any(pc.match_substring_regex(array, r"[\x00-\x1f\x7f]")).as_py():
+        return False
+    if kind is Kind.TEXT:
+        return True
+    blank = pc.any(pc.equal(pc.utf8_trim_whitespace(array), "")).as_py()
+    return not blank and bool(pc.count_distinct(array).as_py() == len(array))
 
 
 def _first_fault(
@@ -293,8 +301,8 @@ def fault_of(value: str, kind: Kind) -> str:
     text = value.strip(" \t")
     if not text:
         return "only white space" if value else "" if kind in BLANK else "blank"
-    if kind is Kind.WHOLE:
-        return _whole_fault(text)
+    if kind in {Kind.WHOLE, Kind.ID}:
+        return _whole_fault(text.removeprefix("-") if kind is Kind.ID else text)
     return _number_fault(text, kind)
 
 

@@ -55,7 +55,7 @@ class Namespace:
         """Run `ip` in it, and return what it prints."""
         return self.shell(f"ip {command}")
 
-    def ip_json(self, command: str) -> Any:  # noqa: ANN401, whatever `ip` prints
+    def ip_json(self, command: str) -> Any:
         """Run `ip -j -d`, and return what it prints as values."""
         return json.loads(self.ip(f"-j -d {command}") or "[]")
 

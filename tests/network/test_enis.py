@@ -1,6 +1,7 @@
 """ENIs and the host on a real kernel, read back by `ip` and `nft`."""
 
 import threading
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -92,6 +93,19 @@ def test_stray_addresses_and_the_subnets_route_go(kernel: NodeKernel, node: Name
     assert kernel.missing_of_eni(ENI) == ()
 
 
+def test_the_subnets_route_goes_where_the_address_is_right(
+    kernel: NodeKernel, node: Namespace
+) -> None:
+    """A distribution that configures ENIs by DHCP makes both; the main table loses the route."""
+    node.ip("link set eth1 up")
+    node.ip(f"addr add {SECONDARY}/24 dev eth1")
+    assert "10.0.1.0/24" in routes_of(node, "main")
+
+    kernel.install_eni(ENI, 5.0)
+
+    assert "10.0.1.0/24" not in routes_of(node, "main")
+
+
 def test_an_eni_is_installed_again_without_a_gap(kernel: NodeKernel, node: Namespace) -> None:
     """After a restart of the daemon nothing that is right is taken away, not even for a moment."""
     kernel.install_eni(ENI, 5.0)
@@ -115,6 +129,15 @@ def test_the_wait_for_an_eni_ends_when_it_appears(kernel: NodeKernel, node: Name
 
     appears.join()
     assert addresses_on(node, "ens6") == [f"{SECONDARY}/24"]
+
+
+def test_only_the_mac_itself_finds_an_eni(kernel: NodeKernel, node: Namespace) -> None:
+    """Another link may have the same six bytes in its name, its alias or elsewhere."""
+    node.shell("ip link set lo alias bcdefg; ip link set eth1 address 62:63:64:65:66:67")
+
+    kernel.install_eni(replace(ENI, mac="62:63:64:65:66:67"), 0.2)
+
+    assert addresses_on(node, "eth1") == [f"{SECONDARY}/24"]
 
 
 def test_the_wait_for_an_eni_is_bounded(kernel: NodeKernel, node: Namespace) -> None:

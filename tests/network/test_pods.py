@@ -4,12 +4,14 @@ import itertools
 import os
 import random
 import socket
+import threading
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cni.network import pods
 from cni.network.batches import Batch, Placement, host_side, make_pair, pod_side
 from cni.network.desired import NetworkOptions, PodNetwork, pod_network
 from cni.network.netlink import Kernel, NetworkError
@@ -71,7 +73,7 @@ def test_ip_finds_on_the_host_what_was_desired(
     made = kernel.install_pod(pod, pod_side.fd)
 
     link = links_of(node)[pod.host_link]
-    assert (link["mtu"], link["address"], link["operstate"]) == (9001, made.host_mac, "UP")
+    assert (link["mtu"], link["address"], "UP" in link["flags"]) == (9001, made.host_mac, True)
     assert link["linkinfo"]["info_kind"] == "veth"
     (route,) = node.ip_json(f"route show dev {pod.host_link}")
     assert (route["dst"], route["scope"], route.get("gateway")) == (str(ADDRESS), "link", None)
@@ -170,6 +172,7 @@ DAMAGES = [
     ("node", f"link set {HOST_LINK} mtu 1400", "MTU of"),
     ("pod", "link set lo down", "link lo is not up"),
     ("pod", "link set eth0 down", "link eth0 is not up"),
+    ("pod", "addr del 10.0.1.77/32 dev eth0", "address 10.0.1.77"),
     ("pod", "route del default", "route 0.0.0.0/0"),
     ("pod", "route del 169.254.1.1", "route 169.254.1.1/32"),
     ("pod", "neigh del 169.254.1.1 dev eth0", "neighbour 169.254.1.1"),
@@ -326,15 +329,16 @@ def test_closing_deletes_the_links_that_are_going(
 ) -> None:
     """A daemon that ends does not leave them to the next one."""
     kernel = new_kernel()
-    pods = [a_pod(f"p{n}", address=ADDRESS + n) for n in range(5)]
-    for pod in pods:
+    many = [a_pod(f"p{n}", address=ADDRESS + n) for n in range(5)]
+    for pod in many:
         kernel.install_pod(pod, new_namespace().fd)
-    for pod in pods:
+    for pod in many:
         kernel.remove_pod(pod)
 
     kernel.close()
 
     assert remains_on(node) == []
+    assert "link-reaper" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("name", ["web-0", "web-1"])
@@ -365,6 +369,22 @@ def test_a_strangers_interface_is_not_touched(
     assert refused.value.errno == 17
     assert remains_on(node) == []
     assert "other" in links_of(pod_side)
+
+
+def test_a_link_of_the_old_sandbox_is_not_taken_for_the_new_ones(
+    kernel: NodeKernel, node: Namespace, new_namespace: MakeNamespace
+) -> None:
+    """Same pod, same address, another namespace, where a stranger has the interface's name."""
+    kernel.install_pod(a_pod(), new_namespace().fd)
+    sandbox = new_namespace()
+    sandbox.ip("link add eth0 type veth peer name other")
+
+    with pytest.raises(NetworkError, match="another link of that name"):
+        kernel.install_pod(a_pod(), sandbox.fd)
+
+    assert links_of(sandbox)["eth0"]["addr_info"] == []
+    assert kernel.host_links() == frozenset()
+    assert links_of(node).keys() == {"lo", "eth0", "eth1"}
 
 
 class FailingTemplates(Templates):
@@ -454,9 +474,9 @@ def test_a_daemon_that_died_in_the_middle_is_no_obstacle(
 
 def test_fifty_pods_at_once_by_four_threads(node: Namespace, new_namespace: MakeNamespace) -> None:
     """Workers share the kernel's locks and the templates, and nothing else."""
-    pods = [a_pod(f"p{n}", address=ADDRESS + n, device_index=n % 3) for n in range(50)]
-    sandboxes = [new_namespace() for _ in pods]
-    work = list(zip(pods, sandboxes, strict=True))
+    many = [a_pod(f"p{n}", address=ADDRESS + n, device_index=n % 3) for n in range(50)]
+    sandboxes = [new_namespace() for _ in many]
+    work = list(zip(many, sandboxes, strict=True))
     templates = Templates()
     failures: list[BaseException] = []
 
@@ -494,6 +514,67 @@ def test_ends_that_have_the_same_number_are_told_apart(
         kernel.install_pod(pod, sandbox.fd)
 
         assert kernel.missing_of_pod(pod, sandbox.fd) == ()
+
+
+def test_the_first_packet_to_a_pod_arrives(
+    kernel: NodeKernel, node: Namespace, new_namespace: MakeNamespace
+) -> None:
+    """When ADD returns the host link sends: the kernel brings it up a moment after its peer."""
+    with node.socket(socket.SOCK_DGRAM) as client:
+        for n in range(100):
+            pod, sandbox = a_pod(f"p{n}", address=ADDRESS + n), new_namespace()
+            with sandbox.socket(socket.SOCK_DGRAM, port=7000) as server:
+                kernel.install_pod(pod, sandbox.fd)
+                client.sendto(b"hello", (str(pod.address), 7000))
+
+                assert server.recv(100) == b"hello"
+
+
+class SlowHost:
+    """Answers like a kernel whose worker takes its time."""
+
+    def __init__(self, slow: int) -> None:
+        self.slow = slow
+
+    def run(self, _: object) -> list[bytes]:
+        """Answer with a link that comes up after some looks."""
+        self.slow -= 1
+        return [a_link_message(up=self.slow <= 0)]
+
+
+def a_link_message(*, up: bool) -> bytes:
+    """Write a link's message that has only an operational state: 6 is up, 2 is down."""
+    return bytes(32) + bytes((5, 0, 16, 0, 6 if up else 2, 0, 0, 0))
+
+
+def test_an_old_kernel_is_given_time_to_bring_the_link_up() -> None:
+    """Before Linux 6.8 asking does not hurry the worker, so it is asked again."""
+    host = SlowHost(slow=3)
+
+    pods._await_link(host, a_pod(), [a_link_message(up=False)])  # type: ignore[arg-type]
+
+    assert host.slow == 0
+
+
+def test_a_link_that_never_comes_up_fails_the_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait is bounded, and its end is told."""
+    monkeypatch.setattr(pods, "_LOOKS", 5)
+
+    with pytest.raises(NetworkError, match="did not come up within"):
+        pods._await_link(SlowHost(slow=99), a_pod(), [])  # type: ignore[arg-type]
+
+
+def test_two_interfaces_of_one_pod_live_side_by_side(
+    kernel: NodeKernel, pod_side: Namespace
+) -> None:
+    """CNI lets a container join a network twice, under two interface names."""
+    one, two = a_pod(), a_pod(ifname="net1", address=ADDRESS + 1)
+
+    kernel.install_pod(one, pod_side.fd)
+    kernel.install_pod(two, pod_side.fd)
+
+    assert kernel.host_links() == {one.host_link, two.host_link}
+    assert {"eth0", "net1"} < links_of(pod_side).keys()
 
 
 def test_nothing_leaks_over_many_pods(kernel: NodeKernel, pod_side: Namespace) -> None:

@@ -97,14 +97,14 @@ class World:
             (only,) = seen
             return only
 
-    def connects(self, pod: int, target: str, port: int) -> bool:
+    def connects(self, pod: int, target: str, port: int, patience_s: float = 10.0) -> bool:
         """Tell whether a client outside gets an answer from a pod's server by TCP."""
         with (
             self.pods[pod].socket(socket.SOCK_STREAM, "0.0.0.0", 8080) as server,  # noqa: S104
             self.router.socket(socket.SOCK_STREAM, OUTSIDE) as client,
         ):
             server.listen()
-            client.settimeout(1.0)
+            client.settimeout(patience_s)
             try:
                 client.connect((target, port))
                 accepted, _ = server.accept()
@@ -210,6 +210,19 @@ def test_changed_settings_replace_the_rules(make_world: MakeWorld, find: FindPro
         assert world.kernel.missing_of_host(the_host(options)) == ()
 
 
+@BACK_ENDS
+def test_a_node_talks_to_itself_as_itself(make_world: MakeWorld, find: FindProgram) -> None:
+    """Loopback is outside the VPC's CIDRs, and not translated."""
+    node = make_world(find=find).node
+    with (
+        node.socket(socket.SOCK_DGRAM, "127.0.0.1", PORT) as server,
+        node.socket(socket.SOCK_DGRAM, "127.0.0.1") as client,
+    ):
+        client.sendto(b"hello", ("127.0.0.1", PORT))
+
+        assert server.recvfrom(100) == (b"hello", client.getsockname())
+
+
 def test_excluding_everything_is_external_snat(make_world: MakeWorld) -> None:
     """A list may hold 0.0.0.0/0."""
     world = make_world(replace(OPTIONS, excluded_cidrs=(IPv4Network("0.0.0.0/0"),)))
@@ -281,7 +294,7 @@ def test_without_node_port_support_the_answer_is_lost(make_world: MakeWorld) -> 
     world = make_world(replace(OPTIONS, node_port=False, external_snat=True))
     be_kube_proxy(world.node, f"ip daddr {NODE} tcp dport 30080 dnat to {POD_ON_SECONDARY}:8080")
 
-    assert not world.connects(1, str(NODE), 30080)
+    assert not world.connects(1, str(NODE), 30080, patience_s=1.0)
 
 
 def test_clients_outside_that_ask_a_pod_itself_are_answered_by_it(make_world: MakeWorld) -> None:
