@@ -285,6 +285,7 @@ class Agent:
         await recovery.restore(
             recovered.holdings, self.allocator, self.sandboxes, self._books, machine.unix_now, log
         )
+        self.metrics.not_recovered(len(self.allocator.dropped))
         await recovery.clear_strays(self.sandboxes, self._netlink, self.enis.installed, log)
 
     def _start_of(

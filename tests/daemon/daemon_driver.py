@@ -30,7 +30,6 @@ class Effect(Protocol):
         ...
 
 
-
 class Quiet:
     """Hears of actions and keeps nothing."""
 

@@ -7,6 +7,7 @@ import pytest
 from cni.daemon.health import (
     EC2_PERMISSION,
     FIRST_REFILL,
+    LEDGER,
     PARTS,
     Health,
     HealthBook,
@@ -154,7 +155,7 @@ def test_a_part_of_another_daemon_is_refused() -> None:
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_which_of_our_parts_a_restart_mends(part: Part) -> None:
-    """EC2's permission and the first refill keep the node unready; any other ends the daemon."""
+    """A disk, a permission and a slow EC2 keep the node unready; any other part ends the daemon."""
     book = HealthBook((part,), 0.0)
     book.ok(part, 0.0)
     assert book.health(1.0).ready
@@ -162,4 +163,4 @@ def test_which_of_our_parts_a_restart_mends(part: Part) -> None:
     book.failing(part, "it broke", 1.0)
 
     assert not book.health(1.0).ready
-    assert book.health(3600.0).live == (part in (EC2_PERMISSION, FIRST_REFILL))
+    assert book.health(3600.0).live == (part in (LEDGER, EC2_PERMISSION, FIRST_REFILL))
