@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import allocator, replay, scale
+from benchmarks import allocator, network, replay, scale
 
 HERE = Path(__file__).parent
 PARTS = (
@@ -14,6 +14,7 @@ PARTS = (
     ("b. replay rate", replay.measure),
     ("c. a million pods", scale.million),
     ("d. growth of cost", scale.growth),
+    ("e. one pod's network", network.measure),
 )
 
 

@@ -85,7 +85,7 @@ def _told() -> Iterator[None]:
 
 def _lab(name: str, run_dir: Path) -> "BackgroundLab":
     from sim.lab.background import BackgroundLab
-    from sim.lab.namespace import require_machine
+    from sim.lab.machine import require_machine
 
     require_machine()
     return BackgroundLab(name, run_dir.absolute())
@@ -142,18 +142,14 @@ def _print_next(lab: "BackgroundLab", name: str) -> None:
     """Tell what there is, and what to try."""
     other = "" if name == "lab" else f" --name {name}"
     typer.echo(f"The lab is up; its files are in {lab.directory}. Try")
-    opt.print_facts(
-        [
-            (f"  warmbench lab pod add web-1{other}", "a pod, by the plug-in's ADD"),
-            (f"  warmbench lab status{other}", "nodes, ENIs, addresses, pods"),
-            (f"  warmbench lab exec web-1{other} -- COMMAND", "a command in the pod's network"),
-            (
-                f"  warmbench lab exec web-1{other} -- curl -s {_INTERNET}",
-                "the address the internet sees",
-            ),
-            (f"  warmbench lab down{other}", "the end of it all"),
-        ]
-    )
+    # Not a table, which would fold commands that are to be copied.
+    for words, meaning in (
+        (f"pod add web-1{other}", "a pod, by the plug-in's ADD"),
+        (f"status{other}", "nodes, ENIs, addresses, pods"),
+        (f"exec web-1{other} -- curl -s {_INTERNET}", "as whom the internet sees the pod"),
+        (f"down{other}", "the end of it all"),
+    ):
+        typer.echo(f"  warmbench lab {words:44} # {meaning}")
 
 
 @pod_app.command("add")
@@ -194,22 +190,18 @@ def pod_del(
             typer.echo(f"{pod} is gone from {runtime.node_name}")
 
 
-@lab_app.command(
-    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
-)
+@lab_app.command("exec", context_settings={"ignore_unknown_options": True})
 def run_in(
     where: Annotated[str, typer.Argument(help="A pod or a node, or internet, peer or vpc.")],
     command: Annotated[list[str], typer.Argument(help="The command and its arguments.")],
     name: Name = "lab",
     run_dir: RunDir = _RUN_DIR,
 ) -> None:
-    """Run a command in the network of a pod, a node, the internet or the VPC's router."""
+    """Run a command in the network of a pod, a node, the internet or the VPC's router.
+
+    Put -- before the command, so that its options are its own.
+    """
     namespace = _lab(name, run_dir).namespace(where)
-    # Options end at the name, so that the command's own are left alone; a `--` stays as it is.
-    if command[0] == "--":
-        command = command[1:]
-    if not command:
-        raise ValueError(f"name a command to run: warmbench lab exec {where} -- COMMAND")
     words = namespace.command(command)
     os.execvp(words[0], words)  # noqa: S606 - the user's own command, in place of this process
 

@@ -10,16 +10,14 @@ ask as often as it likes. An ask at or after `next_wakeup` is written even where
 None: it consumes a tick, or sets the marks that wake the planner next. Looking (`counts`,
 `refusal`, `find`, …) changes nothing: every door thaws first, whether somebody looked or not.
 
-Limit: a segment begins with its allocator, that is, with the daemon's start. The planner's memory
-(tick grid, window of assigned addresses, back-off, learnt limits, dice) is not in the header, so
-no segment can open in the middle of a life. A file that is cut for size replays when its
-pieces are read in order from the first.
+A segment may open at any instant of a life: `Journaled.snapshot` returns a header that holds the
+whole state, and what follows replays alone.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from cni.allocator.actions import CloudAction, CloudOutcome
@@ -60,10 +58,11 @@ from cni.allocator.model import (
     NodeLimits,
     SandboxKey,
 )
+from cni.allocator.snapshot import capture, restore
 from cni.allocator.targets import WarmTarget
 
 FORMAT = "warmbench-journal"
-VERSION = 1
+VERSION = 2
 
 
 class JournalError(Exception):
@@ -77,7 +76,11 @@ class JournalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """All that an allocator is made from."""
+    """All that an allocator is made from.
+
+    `state` is that of a life that goes on (`snapshot.capture`) and stands in place of ENIs,
+    assignments and cooling addresses; None begins a life.
+    """
 
     target: WarmTarget
     limits: NodeLimits
@@ -90,6 +93,7 @@ class Start:
     cooldown_s: float = 30.0
     cooling: tuple[tuple[IPv4Address, Instant], ...] = ()
     seed: int = 0
+    state: Json = None
 
     def encode(self) -> str:
         """Return the header line of a segment."""
@@ -108,6 +112,7 @@ class Start:
                 "assignments": [from_assignment(one) for one in self.assignments],
                 "cooling": [[str(address), until] for address, until in self.cooling],
                 "behaviour": from_behaviour(self.behaviour),
+                "state": self.state,
             }
         )
 
@@ -131,15 +136,20 @@ class Start:
             cooldown_s=to_number(one["cooldown_s"]),
             cooling=to_items(one["cooling"], _to_cooling),
             seed=to_int(one["seed"]),
+            state=one["state"],
         )
 
     def allocator(self) -> Allocator:
-        """Make an allocator without a journal."""
-        return Allocator(**self.arguments())
+        """Make an allocator without a journal; AssertionError where its state is none."""
+        allocator = Allocator(**self.arguments())
+        if self.state is not None:
+            restore(allocator, self.state)
+            allocator.check()
+        return allocator
 
     def arguments(self) -> Mapping[str, Json]:
         """Return the arguments of `Allocator`, by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "state"}
 
 
 def _to_cooling(raw: Json) -> tuple[IPv4Address, Instant]:
@@ -148,15 +158,28 @@ def _to_cooling(raw: Json) -> tuple[IPv4Address, Instant]:
 
 
 class Journaled(Allocator):
-    """An allocator that writes a line for each input, after it has answered."""
+    """An allocator that writes a line for each input, after it has answered.
+
+    It begins a life: who goes on with one from a snapshot does so without a journal.
+    """
 
     def __init__(self, start: Start, write: Callable[[str], None]) -> None:
         """Write the header; `write` gets lines without their line feed, and may not fail."""
         super().__init__(**start.arguments())
+        self._start = replace(start, attached=(), assignments=(), cooling=())
+        self._last_at = start.now
         self._write = write
         write(start.encode())
 
+    def snapshot(self) -> str:
+        """Return the header of a segment that opens after the input that was written last.
+
+        It changes nothing, and may be asked for by `write` itself.
+        """
+        return replace(self._start, now=self._last_at, state=capture(self)).encode()
+
     def _put(self, name: str, now: Instant, about: Mapping[str, Json], answer: Json) -> None:
+        self._last_at = now
         self._write(_line({"in": name, "now": now, **about, "answer": answer}))
 
     def assign(self, sandbox: SandboxKey, now: Instant) -> Assignment:
@@ -241,8 +264,9 @@ class ReplayReport:
 def replay(lines: Iterable[str]) -> ReplayReport:
     """Feed a journal to the allocator of today, up to the first answer that differs.
 
-    Later inputs answer a state that today's allocator is not in, so it stops there. Raises
-    JournalError for a line that is no journal's, except for a last one that is cut off.
+    Later inputs answer a state that today's allocator is not in, so it stops there. A header in
+    the middle begins anew: segments may be joined. Raises JournalError for a line that is no
+    journal's, except for a last one that is cut off.
     """
     torn = False
     inputs = 0
@@ -254,10 +278,10 @@ def replay(lines: Iterable[str]) -> ReplayReport:
             torn = True
             break
         try:
-            if allocator is None:
-                allocator = Start.decode(raw).allocator()
-                continue
             one = to_object(raw)
+            if allocator is None or "format" in one:
+                allocator = Start.decode(one).allocator()
+                continue
             expected = one["answer"]
             today = _feed(allocator, one)
         except (ValueError, AssertionError, KeyError) as error:

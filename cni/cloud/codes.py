@@ -41,6 +41,21 @@ _UNKNOWN_OUTCOME_CODES = (
     "Unavailable",
 )
 
+NO_CREDENTIALS = "NoCredentials"
+"""The code for a request that was never sent, because nothing signs it."""
+
+_DENIED_CODES = (
+    NO_CREDENTIALS,
+    "AccessDenied",
+    "AccessDeniedException",
+    "AuthFailure",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "UnauthorizedOperation",
+    "UnrecognizedClientException",
+)
+
 _REASONS: dict[str, FailureReason] = {
     "InsufficientFreeAddressesInSubnet": FailureReason.SUBNET_FULL,
     "InsufficientCidrBlocks": FailureReason.NO_FREE_PREFIX,
@@ -48,9 +63,7 @@ _REASONS: dict[str, FailureReason] = {
     "AttachmentLimitExceeded": FailureReason.ENI_LIMIT,
     "InvalidNetworkInterfaceID.NotFound": FailureReason.ENI_GONE,
     "InvalidAttachmentID.NotFound": FailureReason.ENI_GONE,
-    "UnauthorizedOperation": FailureReason.DENIED,
-    "AccessDenied": FailureReason.DENIED,
-    "AccessDeniedException": FailureReason.DENIED,
+    **dict.fromkeys(_DENIED_CODES, FailureReason.DENIED),
     **dict.fromkeys(THROTTLING_CODES, FailureReason.THROTTLED),
     **dict.fromkeys(_UNKNOWN_OUTCOME_CODES, FailureReason.UNKNOWN_OUTCOME),
 }

@@ -238,13 +238,18 @@ class HostNetwork:
         )
 
 
-def host_link_name(prefix: str, pod_namespace: str, pod_name: str) -> str:
+def host_link_name(prefix: str, pod_namespace: str, pod_name: str, ifname: str = "eth0") -> str:
     """Name the host end of a pod's link as upstream does (`names.go`), in at most 15 letters.
+
+    A pod's further interfaces have names of their own, else one would replace the other.
 
     >>> host_link_name("eni", "default", "web-0")
     'eni0d7763386da'
+    >>> host_link_name("eni", "default", "web-0", "net1")
+    'enide80847183d'
     """
-    name = f"{pod_namespace}.{pod_name}".encode()
+    words = (pod_namespace, pod_name) if ifname == "eth0" else (pod_namespace, pod_name, ifname)
+    name = ".".join(words).encode()
     return prefix + hashlib.sha1(name, usedforsecurity=False).hexdigest()[:11]
 
 
@@ -297,7 +302,7 @@ def pod_network(  # noqa: PLR0913, by name: a pod is these facts
     options: NetworkOptions,
 ) -> PodNetwork:
     """Say what a pod needs that holds an address of the ENI at `device_index`."""
-    host_link = host_link_name(options.link_prefix, pod_namespace, pod_name)
+    host_link = host_link_name(options.link_prefix, pod_namespace, pod_name, ifname)
     return PodNetwork(host_link, ifname, address, table_of(device_index), options.pod_mtu)
 
 

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from cni.network import messages
 from cni.network.errors import NetworkError
 from cni.network.netns import route_socket
-from cni.network.rtnetlink import RouteSocket, attributes
+from cni.network.rtnetlink import RouteSocket, attribute, attributes
 
 _RTMGRP_LINK = 1
 _INFO = struct.Struct("=4xiI4x")
+_UINT = struct.Struct("=I")
 _NETLINK_HEADER_BYTES = 16
+_ATTRIBUTES_AT = _NETLINK_HEADER_BYTES + _INFO.size
 _IFF_UP = 1
 _ADDRESS, _IFNAME, _MTU, _LINK, _LINKINFO, _GROUP = 1, 3, 4, 5, 18, 27
 _INFO_KIND = 1
+_OPERSTATE, _OPERATIONAL = 16, b"\x06"
 _LOOK_AGAIN_S = 1.0
 
 
@@ -51,7 +54,7 @@ class Link:
 def read_link(message: bytes) -> Link:
     """Read one RTM_NEWLINK message."""
     index, flags = _INFO.unpack_from(message, _NETLINK_HEADER_BYTES)
-    found = dict(attributes(message, _NETLINK_HEADER_BYTES + _INFO.size))
+    found = dict(attributes(message, _ATTRIBUTES_AT))
     info = dict(attributes(found.get(_LINKINFO, b""), 0))
     return Link(
         index=index,
@@ -59,15 +62,28 @@ def read_link(message: bytes) -> Link:
         mac=found.get(_ADDRESS, b""),
         mtu=_number(found, _MTU, 0),
         up=bool(flags & _IFF_UP),
-        # Kernels before 5.13 leave it out where both ends have the same number.
+        # As in `ends_of`.
         peer=_number(found, _LINK, index),
         group=_number(found, _GROUP, 0),
         kind=info.get(_INFO_KIND, b"").rstrip(b"\0").decode(),
     )
 
 
+def ends_of(message: bytes) -> tuple[int, int]:
+    """Read only the numbers of both ends of a veth from its RTM_NEWLINK message."""
+    index, _ = _INFO.unpack_from(message, _NETLINK_HEADER_BYTES)
+    peer = attribute(message, _ATTRIBUTES_AT, _LINK)
+    # Kernels before 5.13 leave it out where both ends have the same number.
+    return index, index if peer is None else _UINT.unpack(peer)[0]
+
+
+def is_operational(message: bytes) -> bool:
+    """Tell from a link's message whether it has a carrier and the kernel has acted on that."""
+    return attribute(message, _ATTRIBUTES_AT, _OPERSTATE) == _OPERATIONAL
+
+
 def _number(found: dict[int, bytes], kind: int, default: int) -> int:
-    return int(struct.unpack("=I", found[kind])[0]) if kind in found else default
+    return int(_UINT.unpack(found[kind])[0]) if kind in found else default
 
 
 def link_named(kernel: RouteSocket, name: str) -> Link | None:

@@ -19,6 +19,9 @@ CLONE_NEWNET = 0x40000000
 EXIT_LOST = 70
 """How the process ends when a thread cannot leave a namespace (EX_SOFTWARE of sysexits.h)."""
 
+# os.setns exists from Python 3.12 on only.
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
 
 @contextmanager
 def inside(netns_fd: int) -> Iterator[None]:
@@ -54,14 +57,11 @@ def _open(groups: int) -> socket.socket:
 
 
 def _enter(netns_fd: int) -> None:
-    # os.setns exists from Python 3.12 on only.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(netns_fd, CLONE_NEWNET) != 0:
+    if _LIBC.setns(netns_fd, CLONE_NEWNET) != 0:
         raise refused("enter the pod's network namespace", ctypes.get_errno())
 
 
 def _come_back(home: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(home, CLONE_NEWNET) != 0:
+    if _LIBC.setns(home, CLONE_NEWNET) != 0:
         # No clean-up: whatever ran here from now on would touch the wrong namespace.
         os._exit(EXIT_LOST)

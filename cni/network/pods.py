@@ -1,7 +1,7 @@
 """One pod's link, routes and rules: install, find what is missing, remove.
 
-Installing sends three batches: the pair of links, on the host; routes and rules, on the host;
-the pod's side, through a socket that was opened in its namespace. The peer is made directly in
+Installing sends three batches: the pair of links, on the host; the pod's side, through a socket
+that was opened in its namespace; route and rules, on the host. The peer is made directly in
 the pod's namespace, so nothing is ever moved.
 
 The last four bytes of a host link's MAC are the pod's address, the first two are random. So a
@@ -11,19 +11,23 @@ name, belongs to the next sandbox already, and leaves it alone.
 
 import errno
 import os
+import threading
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface
 
 from cni.network import messages, tables
+from cni.network.batches import Placement, farewell, host_side, make_pair, pod_side, removal
 from cni.network.desired import POD_GATEWAY, PodNetwork
 from cni.network.errors import NetworkError, refused
-from cni.network.links import Link, link_at, link_named, read_link
+from cni.network.links import Link, ends_of, is_operational, link_at, link_named, read_link
 from cni.network.netns import route_socket
 from cni.network.rtnetlink import RouteSocket
 from cni.network.sysctls import missing_sysctls, write_sysctls
+from cni.network.templates import Templates
 
 _ATTEMPTS = 4
+_LOOKS, _LOOK_AGAIN_S = 2000, 0.001
 _LOOPBACK = 1
 
 
@@ -36,57 +40,41 @@ class PodLinks:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
-    """Both ends as they stand: numbers, and MACs."""
+class Tools:
+    """What it takes: a socket on the host, encoded messages, and where sysctls are."""
 
-    host_index: int
-    pod_index: int
-    macs: PodLinks
+    host: RouteSocket
+    templates: Templates
+    sysctl_root: str
 
 
-def install_pod(host: RouteSocket, sysctl_root: str, pod: PodNetwork, netns_fd: int) -> PodLinks:
+def install_pod(tools: Tools, pod: PodNetwork, netns_fd: int) -> PodLinks:
     """Make or complete a pod's network. Raises NetworkError, and then leaves nothing it made."""
+    host, run = tools.host, tools.templates.run
     with ExitStack() as undo:
-        pair = _make_pair(host, pod, netns_fd)
-        if pair is None:
-            pair = _standing_pair(host, pod, netns_fd)
+        placed = _make_pair(tools, pod, netns_fd)
+        if placed is None:
+            placed = _standing_pair(host, pod, netns_fd)
         else:
-            undo.callback(_take_back, host, pod, pair.host_index)
-        write_sysctls(sysctl_root, pod.sysctls)
-        host.run(
-            [
-                messages.new_route(pod.host_route, pair.host_index),
-                *map(messages.new_rule, pod.rules),
-            ]
-        )
-        with closing(RouteSocket(route_socket(netns_fd))) as inside:
-            inside.run(
-                [
-                    messages.link_up(_LOOPBACK),
-                    messages.link_up(pair.pod_index),
-                    messages.new_address(pair.pod_index, IPv4Interface(pod.address)),
-                    *(messages.new_route(route, pair.pod_index) for route in pod.pod_routes),
-                    messages.gateway_neighbour(pair.pod_index, pair.macs.host_mac),
-                ]
-            )
+            undo.callback(_take_back, host, pod, placed.host_index)
+        write_sysctls(tools.sysctl_root, pod.sysctls)
+        with closing(_enter(host, netns_fd)) as inside:
+            run(inside, pod_side, placed)
+        _await_link(host, pod, run(host, host_side, placed).messages)
         undo.pop_all()
-        return pair.macs
+        return PodLinks(placed.host_mac.hex(":"), placed.pod_mac.hex(":"))
 
 
-def _make_pair(host: RouteSocket, pod: PodNetwork, netns_fd: int) -> _Pair | None:
+def _make_pair(tools: Tools, pod: PodNetwork, netns_fd: int) -> Placement | None:
     """Make both links; None if this very pod has them already."""
     for _ in range(_ATTEMPTS):
-        macs = PodLinks(_host_mac(pod.address), _pod_mac())
-        make = messages.new_pair(pod, netns_fd, macs.host_mac, macs.pod_mac)
-        # Asked for in the same send: the kernel picks the numbers of both ends.
-        look = messages.link_named(pod.host_link)
-        replies = host.exchange(make.data + look.data, 2)
+        placed = Placement(pod, netns_fd, _host_mac(pod.address), _pod_mac())
+        replies = tools.templates.run(tools.host, make_pair, placed, errno.EEXIST)
+        if replies.errors[0] == 0 and replies.messages:
+            host_index, pod_index = ends_of(replies.messages[0])
+            return replace(placed, host_index=host_index, pod_index=pod_index)
         there = read_link(replies.messages[0]) if replies.messages else None
-        if replies.errors[0] == 0 and there is not None:
-            return _Pair(there.index, there.peer, macs)
-        if replies.errors[0] not in {0, errno.EEXIST}:
-            raise refused(make.step, replies.errors[0], replies.said.get(0, ""))
-        if not _make_room(host, pod, netns_fd, there):
+        if not _make_room(tools.host, pod, netns_fd, there):
             return None
     raise NetworkError(
         f"make the link {pod.host_link}",
@@ -96,12 +84,38 @@ def _make_pair(host: RouteSocket, pod: PodNetwork, netns_fd: int) -> _Pair | Non
     )
 
 
+def _await_link(host: RouteSocket, pod: PodNetwork, found: list[bytes]) -> None:
+    """Wait until the host link sends, which a worker of the kernel sees to, a little later.
+
+    What is sent to the pod before is lost, one first packet in 25 where this was measured; a DNS
+    answer that is lost costs 5 s. From Linux 6.8 on, asking makes the kernel notice at once.
+    """
+    pause = threading.Event()
+    for _ in range(_LOOKS):
+        if found and is_operational(found[0]):
+            return
+        pause.wait(_LOOK_AGAIN_S)
+        found = host.run([messages.link_named(pod.host_link)])
+    raise NetworkError(
+        f"use the link {pod.host_link}",
+        f"it did not come up within {_LOOKS * _LOOK_AGAIN_S:g} s",
+        "the next attempt starts afresh; if it repeats, look who else changes the pod's link",
+        errno.ENETDOWN,
+    )
+
+
+def _enter(host: RouteSocket, netns_fd: int) -> RouteSocket:
+    """Open a socket in the pod's namespace; it is used by turns with the host's."""
+    return host.sharing(route_socket(netns_fd))
+
+
 def _make_room(host: RouteSocket, pod: PodNetwork, netns_fd: int, there: Link | None) -> bool:
     """Remove what has one of the names and is to go; False if it is this pod's and may stay."""
-    with closing(RouteSocket(route_socket(netns_fd))) as inside:
+    with closing(_enter(host, netns_fd)) as inside:
         within = link_named(inside, pod.ifname)
         if there is not None:
-            if _is_of(pod, there) and not there.going and _is_complete(inside, pod, there, within):
+            ends = None if within is None else (within.peer, within.index)
+            if ends == (there.index, there.peer) and _is_of(pod, there) and not there.going:
                 return False
             # Deleting waits until the name is free.
             host.run([messages.delete_link(there.index)])
@@ -120,22 +134,15 @@ def _make_room(host: RouteSocket, pod: PodNetwork, netns_fd: int, there: Link | 
     )
 
 
-def _is_complete(inside: RouteSocket, pod: PodNetwork, there: Link, within: Link | None) -> bool:
-    """Tell whether the host link ends in this namespace, and there holds the pod's address."""
-    return (
-        within is not None
-        and (within.index, within.peer) == (there.peer, there.index)
-        and IPv4Interface(pod.address) in tables.addresses(inside, within.index)
-    )
-
-
-def _standing_pair(host: RouteSocket, pod: PodNetwork, netns_fd: int) -> _Pair:
-    """Describe the links that an earlier ADD made."""
-    with closing(RouteSocket(route_socket(netns_fd))) as inside:
+def _standing_pair(host: RouteSocket, pod: PodNetwork, netns_fd: int) -> Placement:
+    """Describe the links that an earlier ADD made, and make them as they should be."""
+    with closing(_enter(host, netns_fd)) as inside:
         there, within = link_named(host, pod.host_link), link_named(inside, pod.ifname)
-    if there is None or within is None:
-        raise refused(f"complete the link {pod.host_link}", errno.ENODEV)
-    return _Pair(there.index, within.index, PodLinks(there.mac_text, within.mac_text))
+        if there is None or within is None:
+            raise refused(f"complete the link {pod.host_link}", errno.ENODEV)
+        host.run([messages.link_up(there.index, pod.mtu)])
+        inside.run([messages.link_up(within.index, pod.mtu)])
+    return Placement(pod, netns_fd, there.mac, within.mac, there.index, within.index)
 
 
 def _take_back(host: RouteSocket, pod: PodNetwork, host_index: int) -> None:
@@ -143,50 +150,42 @@ def _take_back(host: RouteSocket, pod: PodNetwork, host_index: int) -> None:
     host.run([*map(messages.delete_rule, pod.rules), messages.delete_link(host_index)])
 
 
-def remove_pod(host: RouteSocket, pod: PodNetwork) -> bool:
+def remove_pod(tools: Tools, pod: PodNetwork) -> bool:
     """Remove rules and route, and mark the link; tell whether there was one. Raises NetworkError.
 
     From here on nothing is sent to the pod. The link itself is the reaper's: deleting it waits
     about 30 ms for RCU.
     """
-    requests = [
-        *map(messages.delete_rule, pod.rules),
-        messages.delete_route(pod.host_route),
-        messages.link_named(pod.host_link),
-    ]
-    replies = host.exchange(b"".join(request.data for request in requests), len(requests))
-    for place, (request, number) in enumerate(zip(requests, replies.errors, strict=True)):
-        if number and number not in request.accepted:
-            raise refused(request.step, number, replies.said.get(place, ""))
+    replies = tools.templates.run(tools.host, removal, Placement(pod))
     there = read_link(replies.messages[0]) if replies.messages else None
     # Upstream's links have a random MAC: there the route that was deleted is the proof.
     had_route = replies.errors[-2] == 0
     if there is None or there.going or not (_is_of(pod, there) or had_route):
         return False
-    host.run([messages.link_going(there.index)])
+    tools.templates.run(tools.host, farewell, Placement(pod, host_index=there.index))
     return True
 
 
-def missing_of_pod(
-    host: RouteSocket, sysctl_root: str, pod: PodNetwork, netns_fd: int | None
-) -> tuple[str, ...]:
+def missing_of_pod(tools: Tools, pod: PodNetwork, netns_fd: int | None) -> tuple[str, ...]:
     """List what a pod lacks, one line each; its own side is looked at where a namespace is given.
 
     Raises NetworkError.
     """
+    host = tools.host
     there = link_named(host, pod.host_link)
     if there is None or there.going:
         missing = [f"host link {pod.host_link}"]
     else:
-        missing = _of_link(there, pod.host_link, pod)
-        missing += missing_sysctls(sysctl_root, pod.sysctls)
+        missing = [] if there.up else [f"link {pod.host_link} is not up"]
+        missing += [] if there.mtu == pod.mtu else [f"MTU of {pod.host_link} is {there.mtu}"]
+        missing += missing_sysctls(tools.sysctl_root, pod.sysctls)
         routes = tables.routes(host, pod.host_route.table, pod.address.packed)
         if tables.Installed(pod.host_route, there.index) not in routes:
             missing.append(f"{pod.host_route} dev {pod.host_link}")
     rules = tables.rules(host, pod.address.packed)
     missing += [str(rule) for rule in pod.rules if rule not in rules]
     if netns_fd is not None:
-        with closing(RouteSocket(route_socket(netns_fd))) as inside:
+        with closing(_enter(host, netns_fd)) as inside:
             missing += [f"in the pod: {line}" for line in _missing_inside(inside, pod, there)]
     return tuple(missing)
 
@@ -196,7 +195,8 @@ def _missing_inside(inside: RouteSocket, pod: PodNetwork, there: Link | None) ->
     missing = [] if loopback is not None and loopback.up else ["link lo is not up"]
     if link is None:
         return [*missing, f"link {pod.ifname}"]
-    missing += _of_link(link, pod.ifname, pod)
+    # Its MTU is not looked at: a chained plug-in may have set it.
+    missing += [] if link.up else [f"link {pod.ifname} is not up"]
     if IPv4Interface(pod.address) not in tables.addresses(inside, link.index):
         missing.append(f"address {pod.address}")
     routes = tables.routes(inside, pod.host_route.table)
@@ -210,21 +210,16 @@ def _missing_inside(inside: RouteSocket, pod: PodNetwork, there: Link | None) ->
     return missing
 
 
-def _of_link(link: Link, name: str, pod: PodNetwork) -> list[str]:
-    missing = [] if link.up else [f"link {name} is not up"]
-    return missing if link.mtu == pod.mtu else [*missing, f"MTU of {name} is {link.mtu}"]
-
-
 def _is_of(pod: PodNetwork, link: Link) -> bool:
     return link.mac[2:] == pod.address.packed
 
 
-def _host_mac(address: IPv4Address) -> str:
-    return (_locally_administered(os.urandom(2)) + address.packed).hex(":")
+def _host_mac(address: IPv4Address) -> bytes:
+    return _locally_administered(os.urandom(2)) + address.packed
 
 
-def _pod_mac() -> str:
-    return _locally_administered(os.urandom(6)).hex(":")
+def _pod_mac() -> bytes:
+    return _locally_administered(os.urandom(6))
 
 
 def _locally_administered(mac: bytes) -> bytes:

@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from cni.network.errors import NetworkError, refused
@@ -52,9 +53,10 @@ class Replies:
 class RouteSocket:
     """One socket in one network namespace. One thread at a time."""
 
-    def __init__(self, opened: socket.socket) -> None:
+    def __init__(self, opened: socket.socket, buffer: bytearray | None = None) -> None:
         self._socket = opened
-        self._buffer = bytearray(_BUFFER_BYTES)
+        self._buffer = bytearray(_BUFFER_BYTES) if buffer is None else buffer
+        self._broken_off = False
         # Short acknowledgements (4.2), words beside numbers (4.12), dumps filtered by the kernel
         # (4.20): an older kernel refuses the option and does without.
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
@@ -62,6 +64,10 @@ class RouteSocket:
                 opened.setsockopt(_SOL_NETLINK, option, 1)
             except OSError:
                 continue
+
+    def sharing(self, opened: socket.socket) -> "RouteSocket":
+        """Wrap another socket that is used by turns with this one, in the same thread."""
+        return RouteSocket(opened, self._buffer)
 
     def close(self) -> None:
         """Close the socket."""
@@ -85,24 +91,46 @@ class RouteSocket:
         return replies.messages
 
     def exchange(self, batch: bytes | bytearray, count: int) -> Replies:
-        """Send `count` requests that all want an acknowledgement, and read every answer."""
-        self._socket.send(batch)
+        """Send `count` requests that all want an acknowledgement, and read every answer.
+
+        Raises NetworkError only where the socket itself fails.
+        """
         replies = Replies([], {}, [])
-        buffer, receive = self._buffer, self._socket.recv_into
-        while len(replies.errors) < count:
-            received, start = receive(buffer), 0
-            while start < received:
-                length, kind, flags, _, _ = _HEADER.unpack_from(buffer, start)
-                if kind == _NLMSG_ERROR:
-                    (number,) = _ERROR.unpack_from(buffer, start + _HEADER.size)
+        with self._conversation():
+            self._socket.send(batch)
+            while len(replies.errors) < count:
+                for kind, flags, start, end in self._receive():
+                    if kind != _NLMSG_ERROR:
+                        replies.messages.append(bytes(self._buffer[start:end]))
+                        continue
+                    (number,) = _ERROR.unpack_from(self._buffer, start + _HEADER.size)
                     if flags & _NLM_F_ACK_TLVS:
-                        said = _words(bytes(buffer[start : start + length]), flags)
+                        said = _words(bytes(self._buffer[start:end]), flags)
                         replies.said[len(replies.errors)] = said
                     replies.errors.append(-number)
-                else:
-                    replies.messages.append(bytes(buffer[start : start + length]))
-                start += length + 3 & ~3
         return replies
+
+    def _receive(self) -> Iterator[tuple[int, int, int, int]]:
+        """Read what is there: kind and flags of each message, and where it stands in the buffer."""
+        received, start = self._socket.recv_into(self._buffer), 0
+        while start < received:
+            length, kind, flags, _, _ = _HEADER.unpack_from(self._buffer, start)
+            yield kind, flags, start, start + length
+            start += length + 3 & ~3
+
+    @contextmanager
+    def _conversation(self) -> Iterator[None]:
+        """Speak and listen; a conversation that broke off leaves no answers to the next one."""
+        try:
+            if self._broken_off:
+                with suppress(BlockingIOError):
+                    while self._socket.recv(_BUFFER_BYTES, socket.MSG_DONTWAIT):
+                        pass
+            self._broken_off = True
+            yield
+            self._broken_off = False
+        except OSError as error:
+            raise refused("talk to the kernel", error.errno or 0) from error
 
     def dump(self, request: Request) -> list[bytes]:
         """Read a whole table; read it again where it changed underneath. Raises NetworkError."""
@@ -114,23 +142,21 @@ class RouteSocket:
         return messages
 
     def _dump_once(self, request: Request) -> tuple[list[bytes], bool]:
-        self._socket.send(request.data)
         messages: list[bytes] = []
         interrupted = False
-        while True:
-            received, start = self._socket.recv_into(self._buffer), 0
-            while start < received:
-                length, kind, flags, _, _ = _HEADER.unpack_from(self._buffer, start)
-                interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
-                if kind == _NLMSG_DONE:
-                    return messages, interrupted
-                if kind == _NLMSG_ERROR:
-                    (number,) = _ERROR.unpack_from(self._buffer, start + _HEADER.size)
-                    if -number in request.accepted:
+        with self._conversation():
+            self._socket.send(request.data)
+            while True:
+                for kind, flags, start, end in self._receive():
+                    interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
+                    if kind == _NLMSG_DONE:
                         return messages, interrupted
-                    raise refused(request.step, -number)
-                messages.append(bytes(self._buffer[start : start + length]))
-                start += length + 3 & ~3
+                    if kind == _NLMSG_ERROR:
+                        (number,) = _ERROR.unpack_from(self._buffer, start + _HEADER.size)
+                        if -number in request.accepted:
+                            return messages, interrupted
+                        raise refused(request.step, -number)
+                    messages.append(bytes(self._buffer[start:end]))
 
     def next_events(self, timeout_s: float) -> bytes:
         """Wait for events of the groups the socket listens to; empty after `timeout_s`."""
@@ -154,13 +180,22 @@ def attributes(message: bytes, start: int) -> Iterator[tuple[int, bytes]]:
         start += max(length + 3 & ~3, _ATTRIBUTE.size)
 
 
+def attribute(message: bytes, start: int, wanted: int) -> bytes | None:
+    """Return one attribute's value, None where the message has none of that kind."""
+    end, step = len(message), _ATTRIBUTE.size
+    while start + step <= end:
+        length, kind = _ATTRIBUTE.unpack_from(message, start)
+        if kind == wanted:
+            return message[start + step : start + length]
+        start += max(length + 3 & ~3, step)
+    return None
+
+
 def _words(message: bytes, flags: int) -> str:
     """Find the text in an extended acknowledgement, empty if it has none."""
     start = _HEADER.size + _ERROR.size + _HEADER.size
     if not flags & _NLM_F_CAPPED:
         (length,) = struct.unpack_from("=I", message, _HEADER.size + _ERROR.size)
         start += length - _HEADER.size + 3 & ~3
-    for kind, value in attributes(message, start):
-        if kind == _NLMSGERR_ATTR_MSG:
-            return value.rstrip(b"\0").decode("utf-8", "replace")
-    return ""
+    text = attribute(message, start, _NLMSGERR_ATTR_MSG) or b""
+    return text.rstrip(b"\0").decode("utf-8", "replace")

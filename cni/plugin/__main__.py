@@ -33,84 +33,72 @@ def main() -> int:
         # Where the caller closed one of these, the socket must not take its place.
         posix.fstat(0), posix.fstat(1), posix.fstat(2)
         # VERSION is known without a daemon, and a runtime may ask for it long before.
-        if environ.get(b"CNI_COMMAND") == b"VERSION":
-            return put(0, VERSION_ANSWER)
-        while len(stdin) <= BYTES_MAX and (part := posix.read(0, 65536)):
-            stdin += part
-        frame = request(environ, stdin)
-        return put(*ask(environ, frame))
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001, a runtime reads no traceback
-        code: int = in_trouble("recover")(error, environ, stdin, frame)
-        return code
-
-
-def put(code: int, answer: bytes) -> int:
-    """Write all of the answer; return the exit code, 1 if nobody reads."""
-    try:
+        code, answer = 0, VERSION_ANSWER
+        if environ.get(b"CNI_COMMAND") != b"VERSION":
+            while len(stdin) <= BYTES_MAX and (part := posix.read(0, 65536)):
+                stdin += part
+            frame = request(environ, stdin)
+            code, answer = ask(environ, frame)
         while answer:
             answer = answer[posix.write(1, answer) :]
-    except OSError:
-        return 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001, a runtime reads no traceback
+        code = in_trouble("recover")(error, environ, stdin, frame)
     return code
 
 
 def request(environ: dict[bytes, bytes], stdin: bytes) -> bytes:
     """Encode the request as `wire.encode_request` does."""
-    texts = [text for item in environ.items() if item[0].startswith(b"CNI_") for text in item]
-    if len(texts) > 2 * VARIABLES_MAX:
-        raise ValueError("variables")
-    parts = [len(text).to_bytes(4, "big") + text for text in (*texts, stdin)]
-    body = (len(texts) // 2).to_bytes(4, "big") + b"".join(parts)
-    if len(body) > BYTES_MAX:
-        raise ValueError("request")
-    return ASKS + len(body).to_bytes(4, "big") + body
+    texts: list[bytes] = []
+    for item in environ.items():
+        if item[0].startswith(b"CNI_"):
+            texts += item
+    count = len(texts) // 2
+    body = count.to_bytes(4, "big") + b"".join(map(sized, (*texts, stdin)))
+    if count > VARIABLES_MAX or len(body) > BYTES_MAX:
+        raise ValueError("request" if count <= VARIABLES_MAX else "variables")
+    return ASKS + sized(body)
+
+
+def sized(text: bytes) -> bytes:
+    """Put its length before a text."""
+    return len(text).to_bytes(4, "big") + text
 
 
 def ask(environ: dict[bytes, bytes], frame: bytes) -> tuple[int, bytes]:
     """Send the frame; return the daemon's exit code and output."""
-    limit, rights = environ.get(b"WARMBENCH_PLUGIN_TIMEOUT"), []
-    deadline = posix.times().elapsed + (in_trouble("seconds")(limit) if limit else LIMIT_S)
+    limit = environ.get(b"WARMBENCH_PLUGIN_TIMEOUT")
+    limit_s = in_trouble("seconds")(limit) if limit else LIMIT_S
+    deadline = posix.times().elapsed + limit_s
+    rights = []
     try:
         # Whatever else the path may name, a FIFO for one, opening it must not wait.
-        netns = posix.open(environ.get(b"CNI_NETNS", b""), posix.O_NONBLOCK | posix.O_CLOEXEC)
-        rights.append((1, 1, netns.to_bytes(4, sys.byteorder)))  # SOL_SOCKET, SCM_RIGHTS.
+        netns = posix.open(environ.get(b"CNI_NETNS", b""), posix.O_NONBLOCK)
+        rights = [(1, 1, netns.to_bytes(4, sys.byteorder))]  # SOL_SOCKET, SCM_RIGHTS.
     except OSError:
         pass  # The daemon says what it lacks.
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    allow(sock, deadline)
-    sock.connect((environ.get(b"WARMBENCH_STATE_DIR") or STATE_DIR) + b"/cni.sock")
+    sock = _socket.socket(_socket.AF_UNIX)
+    sock.settimeout(limit_s)
+    path = (environ.get(b"WARMBENCH_STATE_DIR") or STATE_DIR) + b"/cni.sock"
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        in_trouble("connect")(sock, path, deadline)
     try:
         sent = sock.sendmsg([frame], rights)
         if sent < len(frame):
             in_trouble("send")(sock, frame, sent, deadline)
     except (BrokenPipeError, ConnectionResetError):
         pass  # It may have refused halfway: what it said then is still there to be read.
-    allow(sock, deadline)
+    sock.settimeout(max(deadline - posix.times().elapsed, 0.01))
     answer = sock.recv(65536)
-    if answer[:12] != ANSWERS + max(len(answer) - 12, 0).to_bytes(4, "big"):
+    if len(answer) < 13 or answer[:8] != ANSWERS or answer[8:] != sized(answer[12:]):
         answer = in_trouble("receive")(sock, answer, deadline)
     return answer[12], answer[13:]
 
 
-def allow(sock: _socket.socket, deadline: float) -> None:
-    """Let the next call on the socket wait until the deadline and no longer.
-
-    By the kernel's own limits on a blocking socket: one that does not block is refused where
-    the daemon's backlog is full.
-    """
-    left = int((deadline - posix.times().elapsed) * 1e6)
-    if left <= 0:
-        raise BlockingIOError
-    # A struct timeval of two longs; where these are shorter, the fraction is lost.
-    value = b"".join([part.to_bytes(8, sys.byteorder) for part in divmod(left, 1_000_000)])
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, value)
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, value)
-
-
 def in_trouble(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN201, `typing` costs 9 ms
     """Return a function of the text below."""
-    if name not in globals():
-        exec(IN_TROUBLE, globals())  # noqa: S102, the text is ours and constant
+    exec(IN_TROUBLE, globals())  # noqa: S102, the text is ours and constant
     return globals()[name]
 
 
@@ -175,7 +163,7 @@ def cause(error: BaseException, environ: dict[bytes, bytes], frame: bytes) -> tu
     why = getattr(error, "strerror", None) or type(error).__name__
     if not frame:
         return IO_FAILURE, f"cannot read standard input: {why}"
-    if isinstance(error, BlockingIOError):
+    if isinstance(error, (TimeoutError, BlockingIOError)):
         limit = environ.get(b"WARMBENCH_PLUGIN_TIMEOUT") or b"%d" % LIMIT_S
         return TRY_AGAIN_LATER, f"the daemon did not answer within {shown(limit)} s; see its log"
     path = state_dir(environ) + b"/cni.sock"
@@ -198,6 +186,16 @@ def cause_in_bury(failure: Exception, environ: dict[bytes, bytes]) -> tuple[int,
 def state_dir(environ: dict[bytes, bytes]) -> bytes:
     """Return the folder of socket and tombstones."""
     return environ.get(b"WARMBENCH_STATE_DIR") or STATE_DIR
+
+
+def put(code: int, answer: bytes) -> int:
+    """Write all of the answer; return the exit code, 1 if nobody reads."""
+    try:
+        while answer:
+            answer = answer[posix.write(1, answer) :]
+    except OSError:
+        return 1
+    return code
 
 
 def failed(code: int, message: str, stdin: bytes) -> bytes:
@@ -226,11 +224,32 @@ def seconds(limit: bytes) -> float:
     return float(limit)
 
 
+def allow(sock: _socket.socket, deadline: float) -> float:
+    """Let the next call on the socket wait until the deadline; return the seconds until then."""
+    left = deadline - posix.times().elapsed
+    if left <= 0:
+        raise TimeoutError
+    sock.settimeout(left)
+    return left
+
+
+def connect(sock: _socket.socket, path: bytes, deadline: float) -> None:
+    """Connect to a daemon whose backlog is full, which refuses whoever will not block."""
+    left = int(allow(sock, deadline) * 1e6)
+    # A struct timeval of two longs; where these are shorter, the fraction is lost.
+    value = b"".join([part.to_bytes(8, sys.byteorder) for part in divmod(left, 1_000_000)])
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, value)
+    sock.settimeout(None)
+    sock.connect(path)
+    allow(sock, deadline)
+
+
 def send(sock: _socket.socket, frame: bytes, sent: int, deadline: float) -> None:
     """Send the rest of a frame that the kernel took in part."""
-    while sent < len(frame):
+    rest = memoryview(frame)[sent:]
+    while rest:
         allow(sock, deadline)
-        sent += sock.send(frame[sent:])
+        rest = rest[sock.send(rest) :]
 
 
 def receive(sock: _socket.socket, answer: bytes, deadline: float) -> bytes:
@@ -241,10 +260,10 @@ def receive(sock: _socket.socket, answer: bytes, deadline: float) -> bytes:
             if answer[:8] != ANSWERS:
                 raise ValueError("version")
             size += int.from_bytes(answer[8:12], "big")
-            if not 12 < size <= 12 + BYTES_MAX or len(answer) > size:
+            if not 12 < size <= 12 + BYTES_MAX:
                 raise ValueError("length")
-        if len(answer) == size:
-            return answer
+        if len(answer) >= size:
+            return answer[:size]
         allow(sock, deadline)
         part = sock.recv(min(size - len(answer), 65536)) if answer else b""
         if not part:

@@ -21,11 +21,10 @@ from sim.lab import processes
 from sim.lab.errors import LabError
 from sim.lab.fabric import remove_namespaces
 from sim.lab.folder import remove_folder
-from sim.lab.lab import Lab, end_processes_in
-from sim.lab.namespace import Namespace, names_beginning, require_machine
-from sim.lab.plan import LabPlan, check_name, prefix_of
+from sim.lab.machine import require_machine, require_packages
+from sim.lab.namespace import Namespace, names_beginning
+from sim.lab.plan import LOG, PLAN, SOCKET, STATE, LabPlan, check_name, prefix_of
 from sim.lab.pods import Pod, Runtime
-from sim.lab.server import LOG, PLAN, SOCKET, STATE
 
 _POLL_S = 0.05
 _SERVER_PATIENCE_S = 25.0
@@ -67,8 +66,8 @@ class BackgroundLab:
         Raises ValueError where a lab of that name is up, LabError where it does not come up.
         Whatever interrupts it, nothing is left.
         """
-        # Making a `Lab` makes nothing, but refuses a plan that cannot be.
-        Lab(plan)
+        require_machine()
+        require_packages()
         if self.server_pid is not None or names_beginning(prefix_of(self.name)):
             raise ValueError(
                 f"a lab called {self.name!r} is up, or has left something behind:"
@@ -225,7 +224,7 @@ class BackgroundLab:
         with _no_interrupt():
             if server is not None:
                 processes.end([server], patience_s=_SERVER_PATIENCE_S)
-            end_processes_in(prefix)
+            processes.end_all_in(names_beginning(prefix))
             remove_namespaces(prefix)
             remove_folder(self.directory)
         return found

@@ -64,6 +64,19 @@ class _Link:
     blocks: set[Block] = field(default_factory=set)
 
 
+def check_vpc(vpc_cidrs: Iterable[IPv4Network], subnets: Iterable[IPv4Network]) -> None:
+    """Raise ValueError where a VPC overlaps what the lab itself uses, or a subnet is not in it."""
+    vpc_cidrs = tuple(vpc_cidrs)
+    for cidr in vpc_cidrs:
+        for reserved in RESERVED:
+            if cidr.overlaps(reserved):
+                raise ValueError(f"VPC CIDR {cidr} overlaps {reserved}, which the lab uses")
+    for subnet in subnets:
+        if not any(subnet.subnet_of(cidr) for cidr in vpc_cidrs):
+            within = ", ".join(map(str, vpc_cidrs))
+            raise ValueError(f"subnet {subnet} is not within the VPC ({within})")
+
+
 class Fabric:
     """The namespaces of one lab; every name begins with `prefix`.
 
@@ -73,21 +86,11 @@ class Fabric:
     def __init__(
         self, prefix: str, vpc_cidrs: Iterable[IPv4Network], subnets: Iterable[IPv4Network]
     ) -> None:
-        """Make nothing yet.
-
-        Raises ValueError where the VPC overlaps what the lab itself uses, or lacks a subnet.
-        """
+        """Make nothing yet; ValueError as from `check_vpc`."""
         self.prefix = prefix
         self._vpc_cidrs = tuple(vpc_cidrs)
         self._subnets = tuple(subnets)
-        for cidr in self._vpc_cidrs:
-            for reserved in RESERVED:
-                if cidr.overlaps(reserved):
-                    raise ValueError(f"VPC CIDR {cidr} overlaps {reserved}, which the lab uses")
-        for subnet in self._subnets:
-            if not any(subnet.subnet_of(cidr) for cidr in self._vpc_cidrs):
-                cidrs = ", ".join(map(str, self._vpc_cidrs))
-                raise ValueError(f"subnet {subnet} is not within the VPC ({cidrs})")
+        check_vpc(self._vpc_cidrs, self._subnets)
         self.router = Namespace(f"{prefix}vpc")
         self.internet = Namespace(f"{prefix}internet")
         self.peer = Namespace(f"{prefix}peer")

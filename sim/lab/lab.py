@@ -12,6 +12,7 @@ put faults into it: what touches `lab.vpc` or `lab.cloud` goes through `lab.call
 block ends all processes and removes all namespaces, whatever has happened in it.
 """
 
+import asyncio
 import shutil
 import stat
 import subprocess
@@ -23,32 +24,29 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
-
-from aiohttp import web
+from typing import Any, Self, TypeVar
 
 import cni
-from cni.allocator.model import EniId
 from sim.cloud_numbers import CloudNumbers, Delay
 from sim.lab import fabric as fabrics
 from sim.lab import processes
+from sim.lab.account import LabVpc
+from sim.lab.endpoint import LabCloud
 from sim.lab.errors import LabError, MachineError
 from sim.lab.fabric import Fabric
 from sim.lab.folder import remove_folder
-from sim.lab.namespace import PATH, names_beginning, require_machine
+from sim.lab.machine import require_machine, require_packages
+from sim.lab.namespace import PATH, names_beginning
 from sim.lab.node import LabNode
 from sim.lab.plan import LabPlan
 from sim.lab.pods import Runtime
 from sim.lab.routed_vpc import RoutedVpc
 from sim.lab.services import Services, echo_app
-from sim.lab.silent import SilentCloud
-from sim.node_type import NodeType, named
-from sim.streams import stream
+from sim.node_type import named
+from sim.streams import Draws, stream
 from sim.subnet import Subnet
 from sim.vpc import EniDescription
 
-REGION = "us-west-2"
-ZONE = "us-west-2a"
 SUBNET_ID = "subnet-0"
 PLUGIN = "aws-cni"
 
@@ -57,60 +55,34 @@ _COMPILE_TIMEOUT_S = 120.0
 T = TypeVar("T")
 
 
-class LabCloud(Protocol):
-    """What the lab asks of EC2: instances, and applications to serve."""
-
-    on_attached: Callable[[str, EniDescription, str], None]
-    """To be called when the link of a secondary ENI appears: instance, ENI, MAC."""
-
-    on_detached: Callable[[str, EniDescription, str], None]
-    """To be called when an ENI's detaching is over."""
-
-    def launch(self, instance_id: str, node_type: NodeType, subnet_id: str) -> EniDescription:
-        """Start an instance and return its primary ENI, which is attached."""
-        ...
-
-    def mac_of(self, interface: EniDescription) -> str:
-        """Return the MAC of an ENI."""
-        ...
-
-    def ec2_app(self) -> web.Application:
-        """Return the EC2 endpoint."""
-        ...
-
-    def imds_app(self, instance_id: str) -> web.Application:
-        """Return the metadata service of one instance."""
-        ...
-
-
-CloudMaker = Callable[[LabPlan, RoutedVpc, CloudNumbers], LabCloud]
-
-
 class Lab:
     """A lab that is up between entering and leaving its `with` block."""
 
     def __init__(
         self,
         plan: LabPlan,
-        make_cloud: CloudMaker = SilentCloud,
         *,
+        numbers: CloudNumbers | None = None,
         on_step: Callable[[str], None] = lambda _: None,
         keep_files: bool = False,
     ) -> None:
         """Check the plan; make nothing yet.
 
         Raises ValueError for a plan that cannot be and MachineError where this machine or user
-        cannot have a lab. `keep_files` leaves logs and ledgers when the lab is over.
+        cannot have a lab. `numbers` are EC2's in place of the shipped ones; `keep_files` leaves
+        logs and ledgers when the lab is over.
         """
         require_machine()
+        require_packages()
         self.plan = plan
         self.nodes: list[LabNode] = []
         self.fabric = Fabric(
             plan.prefix, map(IPv4Network, plan.vpc_cidrs), [IPv4Network(plan.subnet)]
         )
-        self._make_cloud = make_cloud
+        self._numbers = scaled(numbers or CloudNumbers.load(), plan.latency)
         self._on_step = on_step
         self._keep_files = keep_files
+        self._facts = LabVpc(tuple(map(IPv4Network, plan.vpc_cidrs)))
         self._node_type = named(plan.instance)
         self._undo = ExitStack()
         self._node_of: dict[str, str] = {}
@@ -151,7 +123,7 @@ class Lab:
 
     def status(self) -> dict[str, Any]:
         """Return what there is, ready for JSON; to be called in the thread of the services."""
-        now = time.monotonic()
+        now = self.cloud.now()
         return {
             "name": self.plan.name,
             "instance": self.plan.instance,
@@ -194,10 +166,8 @@ class Lab:
         # Whoever runs in the lab's network goes before it, a user's own commands too.
         self._undo.callback(self._end_processes)
         self.vpc = self._make_vpc()
-        numbers = scaled(CloudNumbers.load(), self.plan.latency)
-        self.cloud = self._make_cloud(self.plan, self.vpc, numbers)
-        self.cloud.on_attached = self._attach
-        self.cloud.on_detached = lambda _, eni, __: self.fabric.detach(eni.eni_id)
+        self.cloud = self._make_cloud()
+        self._undo.callback(lambda: self.services.wait_for(self.cloud.close()))
         port = 80
         far = ((self.fabric.internet, fabrics.INTERNET_HOST), (self.fabric.peer, fabrics.PEER_HOST))
         for namespace, host in far:
@@ -222,8 +192,21 @@ class Lab:
 
     def _make_vpc(self) -> RoutedVpc:
         placement = stream(self.plan.seed, "placement", SUBNET_ID)
-        subnet = Subnet(SUBNET_ID, self.plan.subnet, placement, zone=ZONE)
+        subnet = Subnet(SUBNET_ID, self.plan.subnet, placement, zone=self._facts.zone(""))
         return RoutedVpc([subnet], self.fabric.route_blocks)
+
+    def _make_cloud(self) -> LabCloud:
+        """Make EC2; ENIs that it attaches and detaches show in their nodes."""
+        return LabCloud(
+            self.vpc,
+            self._numbers,
+            Draws(self.plan.seed, "ec2"),
+            facts=self._facts,
+            now=time.monotonic,
+            sleep=asyncio.sleep,
+            on_attached=self._attach,
+            on_detached=lambda _, eni, __: self.fabric.detach(eni.eni_id),
+        )
 
     def _add_node(self, index: int) -> None:
         """Start an instance: its namespace, its primary ENI, its metadata and EC2's endpoint."""
@@ -258,7 +241,7 @@ class Lab:
     def _attach(self, instance_id: str, eni: EniDescription, mac: str) -> None:
         """Let an ENI's link appear, with the blocks it has by now."""
         node = self._node_of[instance_id]
-        (fresh,) = self.vpc.describe_network_interfaces((EniId(eni.eni_id),), time.monotonic())
+        (fresh,) = self.vpc.describe_network_interfaces((eni.eni_id,), self.cloud.now())
         self.fabric.attach(node, fresh, mac)
 
     def _environment(self, name: str, runtime: Runtime) -> Mapping[str, str]:
@@ -274,8 +257,10 @@ class Lab:
             "HOST_CNI_BIN_PATH": str(runtime.bin_dir),
             "MY_NODE_NAME": name,
             "CLUSTER_NAME": self.plan.name,
+            "AWS_VPC_K8S_CNI_BACKING_STORE": str(runtime.state_dir / "ipam.json"),
             "AWS_VPC_K8S_CNI_LOG_FILE": "stdout",
-            "AWS_REGION": REGION,
+            "AWS_VPC_K8S_PLUGIN_LOG_FILE": "stderr",
+            "AWS_REGION": self._facts.region,
             "AWS_EC2_ENDPOINT": endpoint,
             "AWS_ENDPOINT_URL_EC2": endpoint,
             # Credentials come from the node's metadata; a real account's must never be sent.
@@ -287,12 +272,7 @@ class Lab:
     def _end_processes(self) -> None:
         for node in self.nodes:
             node.end_daemon()
-        end_processes_in(self.plan.prefix)
-
-
-def end_processes_in(prefix: str) -> None:
-    """End every process in the namespaces whose names begin so."""
-    processes.end(processes.in_namespaces(names_beginning(prefix)), patience_s=2.0)
+        processes.end_all_in(names_beginning(self.plan.prefix))
 
 
 def scaled(numbers: CloudNumbers, factor: float) -> CloudNumbers:

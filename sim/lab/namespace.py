@@ -9,7 +9,6 @@ not find its way back.
 
 import ctypes
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -26,22 +25,10 @@ NETNS_DIR = Path("/run/netns")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where programs are looked for; a user's own PATH often lacks the sbin folders."""
 
-PROGRAMS: Mapping[str, str] = {"ip": "iproute2", "nsenter": "util-linux"}
-"""What the lab needs, and the Debian package that has it."""
-
 _CLONE_NEWNET = 0x40000000
 _IP_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
-
-
-def require_machine() -> None:
-    """Raise MachineError in one line unless this machine and user can have a lab."""
-    if os.geteuid() != 0:
-        raise MachineError("the lab makes network namespaces and needs root: run it with sudo")
-    for program, package in PROGRAMS.items():
-        if shutil.which(program, path=PATH) is None:
-            raise MachineError(f"the program {program!r} is missing: install {package}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,15 @@ from dataclasses import asdict, dataclass, field, fields
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from sim.lab.fabric import check_vpc
+from sim.node_type import named
 from sim.subnet import parse_subnet
 
 RUN_DIR = Path("/run/warmbench-lab")
 DEFAULT_NAME = "lab"
+PLAN, STATE, SOCKET, LOG = "plan.json", "state.json", "lab.sock", "server.log"
+"""The files by which a lab in the background is known, in its folder."""
+
 NODES_MAX = 16
 SOCKET_PATH_MAX = 107
 """unix(7): sun_path less its NUL."""
@@ -25,7 +30,7 @@ class LabPlan:
 
     `latency` multiplies EC2's latencies, 0 is at once. `settings` are the daemon's environment
     variables. `plugin` is "python", "c" or the path of an executable, `daemon` the words that
-    start a daemon. Raises ValueError in one line for what cannot be.
+    start a daemon. Raises ValueError or LookupError in one line for what cannot be.
     """
 
     name: str = DEFAULT_NAME
@@ -50,11 +55,8 @@ class LabPlan:
             raise ValueError(f"latency {self.latency:g}: allowed is a factor from 0 to 100")
         for cidr in (*self.vpc_cidrs, self.subnet):
             parse_subnet(cidr)
-        within = any(
-            IPv4Network(self.subnet).subnet_of(IPv4Network(cidr)) for cidr in self.vpc_cidrs
-        )
-        if not within:
-            raise ValueError(f"subnet {self.subnet} is not within {', '.join(self.vpc_cidrs)}")
+        check_vpc(map(IPv4Network, self.vpc_cidrs), [IPv4Network(self.subnet)])
+        named(self.instance)
         longest = self.directory / f"node-{self.nodes}" / "state" / "cni.sock"
         if len(str(longest)) > SOCKET_PATH_MAX:
             raise ValueError(

@@ -15,6 +15,7 @@ from sim.lab.namespace import NETNS_DIR
 
 POLL_S = 0.02
 
+_PATIENCE_S = 2.0
 _PROC = Path("/proc")
 
 
@@ -64,6 +65,11 @@ def end(pids: Collection[int], *, patience_s: float) -> None:
     left = _wait_gone(left, 5.0)
     if left:
         raise LabError(f"processes {', '.join(map(str, left))} do not end: look at them with ps")
+
+
+def end_all_in(names: Iterable[str]) -> None:
+    """End every process in those namespaces, a user's own commands among them."""
+    end(in_namespaces(names), patience_s=_PATIENCE_S)
 
 
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:

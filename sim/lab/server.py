@@ -16,12 +16,7 @@ from aiohttp import web
 
 from sim.lab.errors import LabError, MachineError
 from sim.lab.lab import Lab
-from sim.lab.plan import LabPlan
-
-PLAN = "plan.json"
-STATE = "state.json"
-SOCKET = "lab.sock"
-LOG = "server.log"
+from sim.lab.plan import PLAN, SOCKET, STATE, LabPlan
 
 RESTART_PAUSE_S = 2.0
 """How long an ended daemon stays ended; the kubelet waits longer from failure to failure."""

@@ -1,5 +1,6 @@
 """Whatever EC2, pods and restarts do in whatever order, the allocator keeps its promises."""
 
+import json
 from itertools import count
 from math import inf
 
@@ -25,6 +26,7 @@ from cni.allocator.model import BlockKind, EniId, Instant, NodeLimits
 from cni.allocator.targets import WarmEni, WarmIp, WarmPrefix, WarmTarget
 from cni.cloud.recipes import recipe_for
 from tests.allocator.fake_ec2 import PRIMARY, FakeEc2, Fault, run, sandbox
+from tests.allocator.likeness import difference_of
 
 MAX_EXAMPLES = 150
 ENIS = 4
@@ -294,6 +296,15 @@ class Machine(RuleBasedStateMachine):
             if keeps and outcome is None:
                 self.do(action)
         self.start(self.allocator.assignments())
+
+    @rule()
+    def cut(self) -> None:
+        """Open a new segment of the journal: what follows replays from a snapshot."""
+        self.check_replay()
+        header = self.allocator.snapshot()
+        restored = Start.decode(json.loads(header)).allocator()
+        assert difference_of(self.allocator, restored) is None
+        self.lines[:] = [header]
 
     # What must hold.
 

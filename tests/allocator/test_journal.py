@@ -1,7 +1,9 @@
 """A journal replays exactly, and says clearly what is wrong with a line."""
 
 import json
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -87,6 +89,14 @@ starts = st.builds(
 )
 
 
+A_NODE: dict[str, Any] = {
+    "target": WarmIp(3, 8),
+    "enis": 4,
+    "per_eni": 6,
+    "latency_s": 0.7,
+    "seed": 9,
+}
+
 STRAY = json.dumps(
     {"in": "apply", "now": 1, "outcome": {"outcome": "EnisDescribed", "id": 99, "enis": []}}
     | {"answer": None}
@@ -121,16 +131,18 @@ def test_headers_survive(start: Start) -> None:
     assert Start.decode(json.loads(start.encode())) == start
 
 
-def a_day(behaviour: Behaviour, lines: list[str], kind: BlockKind) -> Driver:
+def a_day(behaviour: Behaviour, write: Callable[[str], None], kind: BlockKind) -> Driver:
     """Play a node's day with pods, waits, failures, surplus and a suspicion."""
+    return played(Driver(behaviour=behaviour, kind=kind, make=journaled(write), **A_NODE))
 
-    def make(**given: object) -> Journaled:
-        given["attached"] = tuple(given["attached"])  # type: ignore[arg-type]
-        return Journaled(Start(**given), lines.append)  # type: ignore[arg-type]
 
-    node = Driver(
-        WarmIp(3, 8), behaviour, kind=kind, enis=4, per_eni=6, latency_s=0.7, make=make, seed=9
-    )
+def journaled(write: Callable[[str], None]) -> Callable[..., Journaled]:
+    """Return what makes an allocator with a journal."""
+    return lambda **given: Journaled(Start(**given), write)
+
+
+def played(node: Driver) -> Driver:
+    """Let a node have its day."""
     node.retry_s = 100.0
     node.ec2.faults.append(Fault("CreateNetworkInterface", FailureReason.THROTTLED))
     for turn in range(12):
@@ -153,7 +165,7 @@ def a_day(behaviour: Behaviour, lines: list[str], kind: BlockKind) -> Driver:
 def test_a_day_replays_exactly(behaviour: Behaviour, kind: BlockKind) -> None:
     """Every answer comes out again, though looking and idle asks are not in the journal."""
     lines: list[str] = []
-    a_day(behaviour, lines, kind)
+    a_day(behaviour, lines.append, kind)
     report = replay(lines)
     assert report.mismatch is None
     assert not report.torn
@@ -163,7 +175,7 @@ def test_a_day_replays_exactly(behaviour: Behaviour, kind: BlockKind) -> None:
 def test_idle_asks_are_not_written() -> None:
     """A driver may ask as often as it likes: the journal does not grow."""
     lines: list[str] = []
-    node = a_day(NATIVE, lines, BlockKind.SECONDARY_IP)
+    node = a_day(NATIVE, lines.append, BlockKind.SECONDARY_IP)
     before = len(lines)
     for step in range(1000):
         assert node.allocator.next_action(Instant(node.now + step * 0.001)) is None
@@ -173,7 +185,7 @@ def test_idle_asks_are_not_written() -> None:
 def test_another_answer_is_told_with_its_line() -> None:
     """Replay stops at the first answer that differs and shows both."""
     lines: list[str] = []
-    a_day(NATIVE, lines, BlockKind.SECONDARY_IP)
+    a_day(NATIVE, lines.append, BlockKind.SECONDARY_IP)
     number = next(n for n, line in enumerate(lines) if '"in":"assign"' in line)
     changed = json.loads(lines[number])
     changed["answer"] = "192.0.2.1"
@@ -188,7 +200,7 @@ def test_another_answer_is_told_with_its_line() -> None:
 def test_a_torn_last_line_is_told() -> None:
     """What a crash cut off is left out; the rest replays."""
     lines: list[str] = []
-    a_day(NATIVE, lines, BlockKind.SECONDARY_IP)
+    a_day(NATIVE, lines.append, BlockKind.SECONDARY_IP)
     report = replay([*lines[:-1], lines[-1][:-9], ""])
     assert report.torn
     assert report.mismatch is None
@@ -213,7 +225,7 @@ def test_a_torn_last_line_is_told() -> None:
 def test_a_broken_line_is_named(number: int, line: str) -> None:
     """A line in the middle that no journal holds is an error with its number."""
     lines: list[str] = []
-    a_day(NATIVE, lines, BlockKind.SECONDARY_IP)
+    a_day(NATIVE, lines.append, BlockKind.SECONDARY_IP)
     lines[number - 1] = line
     with pytest.raises(JournalError, match=f"^line {number}: "):
         replay(lines)

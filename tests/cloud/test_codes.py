@@ -16,6 +16,8 @@ from cni.cloud.codes import THROTTLING_CODES, reason_of
         ("InvalidNetworkInterfaceID.NotFound", FailureReason.ENI_GONE),
         ("InvalidAttachmentID.NotFound", FailureReason.ENI_GONE),
         ("UnauthorizedOperation", FailureReason.DENIED),
+        ("AuthFailure", FailureReason.DENIED),
+        ("NoCredentials", FailureReason.DENIED),
         ("RequestTimeout", FailureReason.UNKNOWN_OUTCOME),
         ("ReadTimeoutError", FailureReason.UNKNOWN_OUTCOME),
         ("InternalError", FailureReason.UNKNOWN_OUTCOME),

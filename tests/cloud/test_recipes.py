@@ -112,7 +112,7 @@ def test_a_failed_attach_leaves_no_eni(
 
 def test_an_eni_that_never_shows_is_cleaned_up() -> None:
     """The metadata is polled as often as the behaviour says, then the ENI goes."""
-    for behaviour, polls in ((UPSTREAM, 12), (NATIVE, 90)):
+    for behaviour, polls in ((UPSTREAM, 12), (NATIVE, 105)):
         ec2 = FakeEc2(metadata_shows=False)
         outcome = perform(ATTACH, ec2, behaviour)
         assert isinstance(outcome, ActionFailed)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any
@@ -79,7 +79,7 @@ class Lab:
     attached: list[tuple[str, EniId, str]] = field(default_factory=list)
     detached: list[tuple[str, EniId, str]] = field(default_factory=list)
 
-    def client(self, **config: Any) -> Any:  # noqa: ANN401 - boto3 makes it
+    def client(self, **config: Any) -> Any:
         """Make a boto3 client that asks once and gives up after a while."""
         settings = {"retries": {"total_max_attempts": 1}, "read_timeout": DEADLINE_S} | config
         return SESSION.client("ec2", endpoint_url=self.url, config=Config(**settings))
@@ -142,3 +142,20 @@ async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert loop.time() < deadline, "waited in vain"
         await asyncio.sleep(0.001)
+
+
+def in_a_lab(script: Callable[[Lab], Awaitable[None]], **settings: Any) -> None:
+    """Run a test's body in a lab that is taken down again."""
+
+    async def run() -> None:
+        async with running_lab(**settings) as lab:
+            await script(lab)
+
+    asyncio.run(run())
+
+
+class Sleeps(list[float]):
+    """Remembers for how long it was asked to sleep, and does not."""
+
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)

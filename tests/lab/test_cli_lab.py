@@ -81,6 +81,8 @@ def test_a_lab_from_up_to_down(lab: Command, plan: LabPlan) -> None:
     assert "warmbench lab pod add web-1" in lab(*lab.up).stdout
     assert "10.0.0.77" in lab("pod", "add", "web-1").stdout
     assert "UP" in lab("exec", "web-1", "--", "ip", "link", "show", "lo").stdout
+    told = lab("exec", "web-1", "--", "printf", "%s", "--name", "-h")
+    assert told.stdout == "--name-h"
     assert "eth0" in lab("exec", "node-1", "ip", "-br", "link").stdout
     lab("exec", "internet", "--", "sh", "-c", "exit 3", code=3)
 

@@ -1,7 +1,7 @@
 """The lab's EC2 answers an unchanged boto3 as EC2 would, moto being the witness where it can."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,34 +15,34 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 from moto import mock_aws
+from moto.moto_api._internal import mock_random
 
 from sim.buckets import BucketLimit
 from sim.cloud_numbers import CloudNumbers, Delay
 from sim.lab.faults import Answer, LabFault, LabRequest
 from sim.node_type import explicit
-from tests.lab.harness import GROUP, INSTANCE, SECRET, SESSION, SUBNET, Lab, running_lab, until
+from tests.lab.harness import (
+    DEADLINE_S,
+    GROUP,
+    INSTANCE,
+    SECRET,
+    SESSION,
+    SUBNET,
+    Lab,
+    in_a_lab,
+    running_lab,
+    until,
+)
 
-Script = Callable[[Lab], Awaitable[None]]
 
-
-def in_a_lab(script: Script, **settings: Any) -> None:  # noqa: ANN401 - as running_lab takes them
-    """Run a test's body in a lab that is taken down again."""
-
-    async def run() -> None:
-        async with running_lab(**settings) as lab:
-            await script(lab)
-
-    asyncio.run(run())
-
-
-async def created(ec2: Any, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - boto3's
+async def created(ec2: Any, **more: Any) -> dict[str, Any]:
     """Create an ENI through boto3."""
     answer = await asyncio.to_thread(ec2.create_network_interface, SubnetId=SUBNET, **more)
     eni: dict[str, Any] = answer["NetworkInterface"]
     return eni
 
 
-async def attached(ec2: Any, index: int = 1, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - boto3's
+async def attached(ec2: Any, index: int = 1, **more: Any) -> dict[str, Any]:
     """Create and attach an ENI; return what EC2 then shows of it."""
     eni_id = (await created(ec2, **more))["NetworkInterfaceId"]
     await asyncio.to_thread(
@@ -54,14 +54,14 @@ async def attached(ec2: Any, index: int = 1, **more: Any) -> dict[str, Any]:  # 
     return await shown(ec2, eni_id)
 
 
-async def shown(ec2: Any, eni_id: str) -> dict[str, Any]:  # noqa: ANN401 - boto3's
+async def shown(ec2: Any, eni_id: str) -> dict[str, Any]:
     """Return one ENI as EC2 describes it."""
     answer = await asyncio.to_thread(ec2.describe_network_interfaces, NetworkInterfaceIds=[eni_id])
     (eni,) = answer["NetworkInterfaces"]
     return dict(eni)
 
 
-def refusal(call: Callable[..., Any], **parameters: Any) -> tuple[str, int]:  # noqa: ANN401 - boto3's
+def refusal(call: Callable[..., Any], **parameters: Any) -> tuple[str, int]:
     """Return the code and the HTTP status with which EC2 refuses a call."""
     with pytest.raises(ClientError) as caught:
         call(**parameters)
@@ -72,11 +72,11 @@ def refusal(call: Callable[..., Any], **parameters: Any) -> tuple[str, int]:  # 
 # A script that moto knows as well.
 
 
-def life_of_an_eni(ec2: Any, subnet_id: str, instance_id: str) -> list[Any]:  # noqa: ANN401 - boto3's
+def life_of_an_eni(ec2: Any, subnet_id: str, instance_id: str) -> list[Any]:
     """Return every answer of an ENI's life, and the code of each refusal."""
     answers: list[Any] = []
 
-    def ask(call: Callable[..., Any], **parameters: Any) -> Any:  # noqa: ANN401 - boto3's
+    def ask(call: Callable[..., Any], **parameters: Any) -> Any:
         try:
             answer = call(**parameters)
         except ClientError as error:
@@ -164,7 +164,7 @@ SCRIPT_APIS = (
 )  # fmt: skip
 
 
-def differences(moto: Any, lab: Any, name: str) -> set[str]:  # noqa: ANN401 - boto3's answers
+def differences(moto: Any, lab: Any, name: str) -> set[str]:
     """Name what the lab answers otherwise; what only moto has, no client of ours reads."""
     if isinstance(moto, dict) and isinstance(lab, dict):
         found = lab.keys() - moto.keys()
@@ -178,7 +178,11 @@ def differences(moto: Any, lab: Any, name: str) -> set[str]:  # noqa: ANN401 - b
 
 
 def moto_answers() -> list[Any]:
-    """Run the script against moto, in a VPC like the lab's."""
+    """Run the script against moto, in a VPC like the lab's.
+
+    moto draws addresses at random and may draw one twice: with a seed it always draws the same.
+    """
+    mock_random.seed(1)
     with mock_aws():
         ec2 = SESSION.client("ec2", config=Config(retries={"total_max_attempts": 1}))
         vpc_id = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
@@ -512,7 +516,8 @@ def test_faults_happen_before_or_after_the_effect(
     """What the client sees says nothing of whether the ENI was made; the lab knows both."""
 
     async def script(lab: Lab) -> None:
-        ec2 = lab.client(read_timeout=0.2)
+        silent = fault.answer is Answer.NOTHING
+        ec2 = lab.client(read_timeout=0.2 if silent else DEADLINE_S)
         with pytest.raises(error):
             await created(ec2)
         assert lab.cloud.account.vpc.eni_count == 1 + takes_effect

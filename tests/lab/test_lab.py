@@ -2,20 +2,26 @@
 
 import http.client
 import json
+import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from cni.allocator.model import BlockKind
-from sim.lab import namespace as namespaces
+from cni.variables import VARIABLES, Reader
+from sim.lab import machine
 from sim.lab.errors import LabError, MachineError
-from sim.lab.fabric import IMDS_ADDRESS, INTERNET_HOST
+from sim.lab.fabric import EC2_ADDRESS, IMDS_ADDRESS, INTERNET_HOST
+from sim.lab.folder import remove_folder
 from sim.lab.lab import Lab, install_plugin
-from sim.lab.namespace import Namespace, names_beginning
+from sim.lab.namespace import PATH, Namespace, names_beginning
 from sim.lab.node import LabNode
 from sim.lab.plan import LabPlan
 from sim.lab.pods import CniRefusedError
@@ -31,13 +37,19 @@ def lab(plan: LabPlan) -> Iterator[Lab]:
         yield made
 
 
-def fetch(namespace: Namespace, host: str, path: str) -> str:
+def fetch(
+    namespace: Namespace,
+    host: str,
+    path: str,
+    method: str = "GET",
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return what a web server says to somebody in a namespace."""
 
     def get() -> str:
         connection = http.client.HTTPConnection(host, timeout=5)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, headers=dict(headers))
             return connection.getresponse().read().decode()
         finally:
             connection.close()
@@ -55,8 +67,13 @@ def test_a_node_has_its_metadata_and_the_internet(lab: Lab) -> None:
     """The services answer inside the node's namespace, and see the node's primary address."""
     node = lab.nodes[0]
     (primary,) = lab.call(lambda: lab.vpc.interfaces_of(node.instance_id, 0))
-    told = fetch(node.namespace, str(IMDS_ADDRESS), "/latest/meta-data/instance-id")
+    imds = str(IMDS_ADDRESS)
+    lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    token = fetch(node.namespace, imds, "/latest/api/token", "PUT", lifetime)
+    known = {"X-aws-ec2-metadata-token": token}
+    told = fetch(node.namespace, imds, "/latest/meta-data/instance-id", "GET", known)
     assert told == node.instance_id
+    assert "InvalidAction" in fetch(node.namespace, str(EC2_ADDRESS), "/", "POST")
     assert fetch(node.namespace, str(INTERNET_HOST), "/").strip() == str(primary.primary_ip)
 
 
@@ -144,6 +161,20 @@ def test_a_daemon_runs_in_the_network_of_its_node(lab: Lab) -> None:
     assert own != Path("/proc/self/ns/net").stat().st_ino
 
 
+def test_a_daemon_reads_and_writes_below_the_labs_folder_only(lab: Lab) -> None:
+    """Whatever path a daemon has by default is the lab's own: this machine may be a real node."""
+    environment = lab.nodes[0].environment
+    paths = [
+        name
+        for name, variable in VARIABLES.items()
+        if variable.reader is Reader.DAEMON and (variable.default or "").startswith("/")
+    ]
+    assert len(paths) >= 5
+    for name in paths:
+        value = environment[name]
+        assert value in {"stdout", "stderr"} or Path(value).is_relative_to(lab.plan.directory), name
+
+
 def test_a_daemon_that_ends_is_quoted(plan: LabPlan) -> None:
     """Whoever starts the lab sees why the daemon did not come up."""
     plan = replace(plan, daemon=(*plan.daemon, "dies"))
@@ -202,6 +233,38 @@ def test_an_eni_appears_and_vanishes_with_its_attachment(lab: Lab) -> None:
     assert "eth1" not in node.run(["ip", "link"]).stdout
 
 
+BOTO3 = """
+import boto3, sys
+ec2 = boto3.client("ec2", region_name="us-west-2", endpoint_url="http://169.254.169.250")
+instance, step = sys.argv[1:]
+if step == "attach":
+    made = ec2.create_network_interface(SubnetId="subnet-0", SecondaryPrivateIpAddressCount=2)
+    eni = made["NetworkInterface"]["NetworkInterfaceId"]
+    ec2.attach_network_interface(NetworkInterfaceId=eni, InstanceId=instance, DeviceIndex=1)
+    print(made["NetworkInterface"]["MacAddress"])
+else:
+    found = ec2.describe_network_interfaces(
+        Filters=[{"Name": "attachment.instance-id", "Values": [instance]}])
+    (second,) = (one["Attachment"] for one in found["NetworkInterfaces"]
+                 if one["Attachment"]["DeviceIndex"] == 1)
+    ec2.detach_network_interface(AttachmentId=second["AttachmentId"])
+"""
+
+
+def test_an_unchanged_boto3_in_a_node_attaches_an_eni(lab: Lab) -> None:
+    """Credentials come from the node's own metadata; the link is there when EC2 has answered."""
+    node = lab.nodes[0]
+    boto3 = [sys.executable, "-c", BOTO3, node.instance_id]
+    mac = node.run([*boto3, "attach"]).stdout.strip()
+    assert mac in node.run(["ip", "link", "show", "eth1"]).stdout
+    (told,) = lab.call(lab.status)["nodes"]
+    assert [len(eni["blocks"]) for eni in told["enis"]] == [0, 2]
+
+    node.run([*boto3, "detach"])
+    assert "eth1" not in node.run(["ip", "link"]).stdout
+    assert {call.caller for call in lab.cloud.calls} == {node.instance_id}
+
+
 def test_blocks_are_routed_as_soon_as_ec2_has_answered(lab: Lab) -> None:
     """Nobody has to wait between the answer of an assign call and the pod's first packet."""
     node = lab.nodes[0]
@@ -227,14 +290,21 @@ def test_a_machine_without_the_programs_is_told(
     plan: LabPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is missing is named, and the package that has it."""
-    monkeypatch.setattr(namespaces, "PATH", "/nonexistent")
+    monkeypatch.setattr(machine, "PATH", "/nonexistent")
     with pytest.raises(MachineError, match="'ip' is missing: install iproute2"):
+        Lab(plan)
+
+
+def test_missing_packages_are_told(plan: LabPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever installed warmbench alone learns the name of the extra."""
+    monkeypatch.setattr(machine, "PACKAGES", ("aiohttp", "not_installed_anywhere"))
+    with pytest.raises(MachineError, match=r"needs not_installed_anywhere: .*\[lab\]"):
         Lab(plan)
 
 
 def test_only_root_can_have_a_lab(plan: LabPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else is told so before anything is made."""
-    monkeypatch.setattr(namespaces.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(machine.os, "geteuid", lambda: 1000)
     with pytest.raises(MachineError, match="needs root"):
         Lab(plan)
 
@@ -243,6 +313,36 @@ def test_a_plugin_that_is_not_there_is_told(tmp_path: Path) -> None:
     """The choices are named."""
     with pytest.raises(LabError, match="python, c or a path"):
         install_plugin(str(tmp_path / "none"), tmp_path / "aws-cni")
+
+
+@pytest.mark.parametrize("kind", ["python", "c"])
+def test_both_plugins_are_installed(tmp_path: Path, kind: str) -> None:
+    """Each runs as a file by itself and answers VERSION."""
+    if kind == "c" and shutil.which("gcc", path=PATH) is None:
+        pytest.skip("gcc is not installed")
+    target = tmp_path / "aws-cni"
+    install_plugin(kind, target)
+    done = subprocess.run(  # noqa: S603 - just made
+        [target], env={"CNI_COMMAND": "VERSION"}, input=b"", capture_output=True, check=True
+    )
+    assert "1.0.0" in json.loads(done.stdout)["supportedVersions"]
+
+
+def test_what_is_mounted_in_a_folder_outlives_it(tmp_path: Path) -> None:
+    """A runtime's mounts are undone, not emptied."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "run"
+    inner = folder / "a b" / "rootfs"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    inner.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", elsewhere, inner], check=True)  # noqa: S603, S607 - a fixed program
+    try:
+        remove_folder(folder)
+    finally:
+        subprocess.run(["umount", "-q", inner], check=False)  # noqa: S603, S607 - as above
+    assert not folder.exists()
+    assert (elsewhere / "kept").exists()
+    remove_folder(folder)
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,15 @@ class Box:
             env={"PATH": SYSTEM_PATH} | dict(environment),
         )
 
+    def show(self, folder: Path, place: str) -> None:
+        """Let a folder be seen in the box at another place too, which is made."""
+        shown = self.run(
+            ["sh", "-c", 'mkdir -p "$2" && mount --bind "$1" "$2"', "show", str(folder), place],
+            {},
+            START_S,
+        )
+        assert shown.returncode == 0, shown.stderr
+
     def close(self) -> None:
         """Kill whatever is in the box, wait until it is gone, and remove its control groups."""
         if self._unshare is None:

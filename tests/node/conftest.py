@@ -14,7 +14,8 @@ from tests.node.box import PROGRAMS as BOX_PROGRAMS
 from tests.node.box import Box, leftovers, missing_programs
 from tests.node.containerd import PAUSE_IMAGE, STOCK_PLUGINS, Containerd, running_containerd
 from tests.node.containerd import PROGRAMS as CONTAINERD_PROGRAMS
-from tests.node.nodes import Node, NodeUnderTest, node_of, stock_node
+from tests.node.lab_nodes import daemon_node
+from tests.node.nodes import Node, stock_node
 from tests.node.pause_image import compile_pause, write_image
 
 BUSYBOX = Path("/bin/busybox")
@@ -130,26 +131,38 @@ def stock(stock_node_of: Callable[[IPv4Network], Node]) -> Node:
 
 
 @pytest.fixture
-def node_under_test() -> NodeUnderTest:
-    """Give a node with our daemon on it, and room for 100 sandboxes and more."""
-    return no_daemon_yet()
+def daemon_node_of(folder: Path, unique_name: Callable[[], str]) -> Iterator[Callable[..., Node]]:
+    """Make nodes with our daemon: `daemon_node_of("python", "t3.nano", WARM_IP_TARGET="1")`."""
+    with ExitStack() as nodes:
+
+        def make(plugin: str, instance: str, **settings: str) -> Node:
+            # A lab's name is letters and digits, twelve at most.
+            name = unique_name().replace("wbrt-", "rt").replace("-", "x")
+            return nodes.enter_context(daemon_node(name, folder, plugin, instance, settings))
+
+        yield make
 
 
-@pytest.fixture
-def full_node_under_test() -> NodeUnderTest:
-    """Give a node of ours that has no address left and cannot get one; its ADDs do not wait."""
-    return no_daemon_yet()
+# The stock plug-ins, then ours in Python and in C: the same must be true of all.
 
 
-def no_daemon_yet() -> NodeUnderTest:
-    """Say that a test waits for the daemon: an expected failure, which CI takes for no skip."""
-    pytest.xfail("cni/daemon/agent.py is not written yet")
-
-
-@pytest.fixture(params=["ptp", "aws-cni"])
+@pytest.fixture(params=["ptp", "python", "c"])
 def node(request: pytest.FixtureRequest) -> Node:
-    """Give a node with the stock plug-ins, then one with ours: the same must be true of both."""
-    if request.param == "ptp":
+    """Give a node with addresses for a few sandboxes."""
+    return node_with(request, request.param, "t3.small", warm=4)
+
+
+@pytest.fixture(params=["ptp-20", "python-20", "c-100"])
+def busy_node(request: pytest.FixtureRequest) -> tuple[Node, int]:
+    """Give a node, and for how many sandboxes it has addresses when it gets ready."""
+    plugin, count = request.param.split("-")
+    return node_with(request, plugin, "m5.4xlarge", warm=int(count)), int(count)
+
+
+def node_with(request: pytest.FixtureRequest, plugin: str, instance: str, warm: int) -> Node:
+    """Give a node with one of the plug-ins, ours with so many free addresses."""
+    if plugin == "ptp":
         stock: Node = request.getfixturevalue("stock")
         return stock
-    return node_of(request.getfixturevalue("node_under_test"))
+    make: Callable[..., Node] = request.getfixturevalue("daemon_node_of")
+    return make(plugin, instance, WARM_IP_TARGET=str(warm))

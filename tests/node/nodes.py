@@ -12,44 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Protocol
 
-from cni.daemon.install import NETWORK, STOCK
 from tests.node.containerd import STOCK_PLUGINS
 
 STOCK_NETWORK = "stock"
 STOCK_CONFLIST = "20-stock.conflist"
 
 
-class NodeUnderTest(Protocol):
-    """A node with our daemon running on it."""
-
-    @property
-    def netns(self) -> str:
-        """The name of the node's network namespace."""
-
-    @property
-    def state_dir(self) -> Path:
-        """WARMBENCH_STATE_DIR of daemon and plug-in."""
-
-    @property
-    def plugin(self) -> Path:
-        """The executable that is installed as aws-cni."""
-
-    @property
-    def conf_dir(self) -> Path:
-        """Where the daemon writes 10-aws.conflist."""
-
-    def assigned(self) -> Mapping[str, str]:
-        """Say which sandbox, by container ID, holds which address."""
-
-
 @dataclass(frozen=True, slots=True)
 class Node:
     """What the tests of runtimes need to know of a node, whichever plug-in it has.
 
-    `network` is the name in its configuration; `host_link` matches the names of the links that
-    the plug-in makes on the host, `at_once` is how many sandboxes a test starts together.
+    `network` is the name in its configuration; `plugins` are programs by type, first the one that
+    the configuration begins with; `host_link` matches the names of the links that it makes on the
+    host; `assigned` tells addresses by container ID.
     """
 
     netns: str
@@ -59,26 +35,11 @@ class Node:
     environment: Mapping[str, str]
     assigned: Callable[[], Mapping[str, str]]
     host_link: re.Pattern[str]
-    at_once: int
 
     @property
     def main_plugin(self) -> str:
         """The type that the configuration names."""
         return next(iter(self.plugins))
-
-
-def node_of(node: NodeUnderTest) -> Node:
-    """Describe a node of ours to the tests of runtimes."""
-    return Node(
-        netns=node.netns,
-        conf_dir=node.conf_dir,
-        network=NETWORK,
-        plugins={"aws-cni": node.plugin} | {name: STOCK_PLUGINS / name for name in STOCK},
-        environment={"WARMBENCH_STATE_DIR": str(node.state_dir)},
-        assigned=node.assigned,
-        host_link=re.compile(r"eni[0-9a-f]{11}"),
-        at_once=100,
-    )
 
 
 @contextlib.contextmanager
@@ -99,7 +60,6 @@ def stock_node(name: str, folder: Path, addresses: IPv4Network) -> Iterator[Node
             environment={},
             assigned=lambda: held_addresses(held / STOCK_NETWORK),
             host_link=re.compile(r"veth[0-9a-f]{8}"),
-            at_once=20,
         )
 
 

@@ -3,6 +3,9 @@
 It refuses a result whose interfaces have no `mac`, and hands prevResult to DEL. It knows the
 networks by the names in the files of its configuration folder. Its own defaults for ulimits are
 higher than root may set without CAP_SYS_RESOURCE, so the configuration here lowers them.
+
+The plug-in may be executed without the variables that podman was given: when a container ends,
+conmon starts a podman with hardly any, and either that one or `podman rm` sends DEL.
 """
 
 import json
@@ -51,7 +54,6 @@ class Podman:
         *,
         conf_dir: Path,
         plugins: Mapping[str, Path],
-        environment: Mapping[str, str],
     ) -> None:
         self._box = box
         self._folder = folder = box.folder / "podman"
@@ -61,10 +63,7 @@ class Podman:
             (folder / "bin" / name).symlink_to(program)
         text = CONFIGURATION.format(folder=folder, conf_dir=conf_dir)
         configuration.write_text(text, encoding="utf-8")
-        self._environment = {
-            "CONTAINERS_CONF": str(configuration),
-            "TMPDIR": str(folder),
-        } | dict(environment)
+        self._environment = {"CONTAINERS_CONF": str(configuration), "TMPDIR": str(folder)}
 
     def load_image(self, archive: Path) -> None:
         """Take an image from an OCI tar."""

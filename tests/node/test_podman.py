@@ -15,6 +15,7 @@ from tests.node.waiting import wait_until
 pytestmark = pytest.mark.root
 
 GONE_S = 5.0
+DEFAULT_STATE_DIR = "/run/aws-node"
 
 
 @pytest.fixture
@@ -34,11 +35,14 @@ def podman(
     missing = missing_programs(*PROGRAMS)
     if missing:
         pytest.skip(f"needs {', '.join(missing)} (podman, conmon, runc)")
+    box = box_on(node.netns)
+    if state_dir := node.environment.get("WARMBENCH_STATE_DIR"):
+        # Where the plug-in looks without the variable, which podman would not always hand on.
+        box.show(Path(state_dir), DEFAULT_STATE_DIR)
     podman = Podman(
-        box_on(node.netns),
+        box,
         conf_dir=node.conf_dir,
         plugins=node.plugins | {node.main_plugin: recorder.plugin},
-        environment=node.environment,
     )
     podman.load_image(busybox_image)
     return podman

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from cni.allocator.errors import Cause
-from cni.daemon.install import install_conflist, remove_conflist
+from cni.daemon.install import CONFLIST, PLUGIN, install_conflist, remove_conflist
+from cni.spec.errors import Code
 from tests.node.conftest import BUSYBOX_IMAGE
 from tests.node.containerd import Containerd
 from tests.node.cri import CriError, at_once
 from tests.node.nodes import (
     STOCK_CONFLIST,
     Node,
-    NodeUnderTest,
-    node_of,
     stock_conflist,
     traces_of,
 )
@@ -84,16 +83,16 @@ def test_two_pods_of_a_node_reach_each_other(node: Node, containerd_on: OnNode) 
 
 
 def test_sandboxes_that_start_together_get_addresses_of_their_own(
-    node: Node, containerd_on: OnNode
+    busy_node: tuple[Node, int], containerd_on: OnNode
 ) -> None:
     """Many sandboxes at once all start, no address comes twice, and none of them is left over."""
+    node, count = busy_node
     cri = containerd_on(node).cri
-    names = [f"pod-{number}" for number in range(node.at_once)]
 
-    sandboxes = at_once(cri.run_pod_sandbox, names)
+    sandboxes = at_once(cri.run_pod_sandbox, [f"pod-{number}" for number in range(count)])
     addresses = [cri.status(sandbox_id).address for sandbox_id in sandboxes]
 
-    assert len(set(addresses)) == node.at_once
+    assert len(set(addresses)) == count
     assert node.assigned() == dict(zip(sandboxes, addresses, strict=True))
     at_once(cri.end, sandboxes)
     assert cri.sandboxes() == {}
@@ -164,12 +163,14 @@ def test_the_node_is_ready_while_the_installed_configuration_is_there(
 
 
 def test_the_configuration_of_our_daemon_makes_the_node_ready(
-    node_under_test: NodeUnderTest, containerd_on: OnNode
+    daemon_node_of: Callable[..., Node], containerd_on: OnNode
 ) -> None:
     """The file is 10-aws.conflist, nothing half written lies beside it, and containerd takes it."""
-    cri = containerd_on(node_of(node_under_test)).cri
+    node = daemon_node_of("c", "t3.nano")
 
-    assert [file.name for file in node_under_test.conf_dir.iterdir()] == ["10-aws.conflist"]
+    cri = containerd_on(node).cri
+
+    assert [file.name for file in node.conf_dir.iterdir()] == [CONFLIST]
     assert cri.network_problem() == ""
 
 
@@ -195,22 +196,26 @@ def test_a_refused_add_tells_its_whole_reason(
 
 
 def test_our_refusal_tells_cause_and_next_step(
-    full_node_under_test: NodeUnderTest, containerd_on: OnNode, folder: Path
+    daemon_node_of: Callable[..., Node], containerd_on: OnNode, folder: Path
 ) -> None:
     """An ADD without a free address ends in code 11 and its cause, and DEL finds nothing held."""
-    node = node_of(full_node_under_test)
-    recorder = Recorder(full_node_under_test.plugin, folder / "recorded")
-    cri = containerd_on(node, **{"aws-cni": recorder.plugin}).cri
+    # Two ENIs with one secondary IP each: room for two sandboxes and never for a third.
+    node = daemon_node_of("c", "t3.nano", WARM_IP_TARGET="1", WARMBENCH_ADD_WAIT="10")
+    recorder = Recorder(node.plugins[PLUGIN], folder / "recorded")
+    cri = containerd_on(node, **{PLUGIN: recorder.plugin}).cri
+    sandboxes = at_once(cri.run_pod_sandbox, ["one", "two"])
     before = node.assigned()
 
     with pytest.raises(CriError, match=r'plugin type="aws-cni" failed \(add\)') as refused:
-        cri.run_pod_sandbox("one")
+        cri.run_pod_sandbox("three")
 
-    add, *rest = recorder.calls()
-    error = add.error
-    assert error["code"] == 11
-    assert any(cause.value in error["msg"] + error["details"] for cause in Cause)
-    assert error["msg"] in str(refused.value)
-    assert {call.command for call in rest} == {"DEL"}
-    assert {call.exit_code for call in rest} == {0}
+    *_, add, following = recorder.calls()
+    assert (add.command, following.command) == ("ADD", "DEL")
+    assert add.error["code"] == Code.TRY_AGAIN_LATER
+    assert Cause.ENI_LIMIT.value in add.error["msg"] + add.error["details"]
+    assert add.error["msg"] in str(refused.value)
+    assert following.exit_code == 0
+    assert set(before) == set(sandboxes)
     assert node.assigned() == before
+    at_once(cri.end, sandboxes)
+    assert_nothing_left(node, set(before.values()))

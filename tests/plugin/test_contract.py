@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -92,7 +93,14 @@ def test_the_largest_answer_arrives_whole(client: Client, state: Path) -> None:
 
 def test_all_cni_variables_and_nothing_else_are_sent(client: Client, state: Path) -> None:
     """The daemon sees what the runtime set, in its order, also names the spec does not know."""
-    told = {**ADD, b"CNI_NEW": b"", b"cni_low": b"no", b"XCNI_Y": b"no", b"AWS_SECRET": b"no"}
+    told = {
+        **ADD,
+        b"CNI_NEW": b"",
+        b"cni_low": b"no",
+        b"XCNI_Y": b"no",
+        b"CNIX": b"no",
+        b"AWS_SECRET": b"no",
+    }
 
     with FakeDaemon(state, OK) as daemon:
         client.run(state, told)
@@ -383,6 +391,16 @@ def test_an_error_of_the_pipe_is_in_the_configurations_version(
     assert error_of(client.run(state, ADD, config))["cniVersion"] == version
 
 
+def test_a_version_cut_off_by_the_limit_is_none(client: Client, state: Path) -> None:
+    """The search for it ends with what was read; sanitizers see whether it does."""
+    cut = b'"cniVersion":"0.4.'
+    filled = b" " * (wire.REQUEST_BYTES_MAX + 1 - len(cut)) + cut
+
+    error = error_of(client.run(state, ADD, filled))
+
+    assert (error["code"], error["cniVersion"]) == (7, "1.1.0")
+
+
 # No daemon.
 
 
@@ -556,43 +574,42 @@ def test_a_file_where_the_folder_should_be_fails_the_del(client: Client, state: 
 HEADER = wire.encode_reply(0, b"xyz")[: wire.HEADER_BYTES]
 
 
+BAD_ANSWERS = {
+    "nothing": (b"", "closed"),
+    "one byte": (b"C", "closed"),
+    "header": (HEADER, "closed"),
+    "cut": (wire.encode_reply(0, b"xyz")[:-1], "closed"),
+    "HTTP": (b"HTTP/1.1 400 Bad Request\r\n\r\n", "frame version"),
+    "request": (wire.encode_request({}, b""), "frame version"),
+    "version": (HEADER[:7] + b"\2" + HEADER[8:] + b"\0xyz", "frame version"),
+    "empty": (HEADER[:8] + bytes(4), "length"),
+    "huge": (HEADER[:8] + b"\xff\xff\xff\xff" + bytes(100_000), "length"),
+    "over": (HEADER[:8] + (wire.REPLY_BYTES_MAX + 1).to_bytes(4, "big"), "length"),
+}
+
+
 @pytest.mark.parametrize("variables", [ADD, DEL], ids=["ADD", "DEL"])
-@pytest.mark.parametrize(
-    "behave",
-    [
-        sending(b""),
-        sending(b"C"),
-        sending(HEADER),
-        sending(wire.encode_reply(0, b"xyz")[:-1]),
-        sending(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-        sending(wire.encode_request({}, b"")),
-        sending(HEADER[:7] + b"\2" + HEADER[8:] + b"\0xyz"),
-        sending(HEADER[:8] + bytes(4)),
-        sending(HEADER[:8] + b"\xff\xff\xff\xff" + bytes(100_000)),
-        sending(HEADER[:8] + (wire.REPLY_BYTES_MAX + 1).to_bytes(4, "big")),
-    ],
-    ids=[
-        "nothing",
-        "one byte",
-        "header",
-        "cut",
-        "HTTP",
-        "request",
-        "version",
-        "empty",
-        "huge",
-        "over",
-    ],
-)
+@pytest.mark.parametrize("answer", sorted(BAD_ANSWERS))
 def test_an_answer_that_is_none_is_to_be_tried_again(
-    client: Client, state: Path, behave: object, variables: Mapping[bytes, bytes]
+    client: Client, state: Path, answer: str, variables: Mapping[bytes, bytes]
 ) -> None:
     """A daemon that dies or talks nonsense ends the command, and nothing of it is printed."""
-    with FakeDaemon(state, behave):  # type: ignore[arg-type]
-        done = client.run(state, variables)
+    sent, word = BAD_ANSWERS[answer]
 
-    assert error_of(done)["code"] == 11
+    with FakeDaemon(state, sending(sent)):
+        error = error_of(client.run(state, variables))
+
+    assert error["code"] == 11
+    assert word in str(error["msg"])
     assert not (state / "tombstones").exists()
+
+
+def test_what_follows_an_answer_is_not_printed(client: Client, state: Path) -> None:
+    """The header says where the answer ends."""
+    with FakeDaemon(state, sending(wire.encode_reply(0, b"{}") + b"more")):
+        done = client.run(state)
+
+    assert (done.returncode, done.stdout) == (0, b"{}")
 
 
 @pytest.mark.parametrize("variables", [ADD, DEL], ids=["ADD", "DEL"])
@@ -657,6 +674,13 @@ def test_a_refusal_before_the_request_is_read_arrives(client: Client, state: Pat
 # Signals.
 
 
+def wait_until_asleep(pid: int) -> None:
+    """Return once a process waits in the kernel, which is for an answer once it has asked."""
+    deadline = time.monotonic() + PATIENCE_S
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < deadline, "the plug-in does not wait"
+
+
 def test_a_stopped_and_continued_plugin_goes_on_waiting(client: Client, state: Path) -> None:
     """Calls with a time limit end in EINTR after SIGCONT (signal(7)), which is no answer."""
     asked, go = threading.Event(), threading.Event()
@@ -668,6 +692,7 @@ def test_a_stopped_and_continued_plugin_goes_on_waiting(client: Client, state: P
 
     with FakeDaemon(state, when_told), client.started(state) as process:
         assert asked.wait(PATIENCE_S)
+        wait_until_asleep(process.pid)
         os.kill(process.pid, signal.SIGSTOP)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)

@@ -1,0 +1,108 @@
+"""What the daemon does about its earlier life: ledger, EC2, kernel and tombstones put together.
+
+The ledger says who held what; EC2 says which addresses the node has; the kernel says which links
+live. No live pod loses its address, and no address is held twice. What cannot stand is told.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import structlog
+
+from cni import wire
+from cni.allocator.allocator import Allocator
+from cni.allocator.model import Assignment, Instant
+from cni.daemon.caller import Caller
+from cni.daemon.commands import Commands
+from cni.daemon.holdings import Holding
+from cni.daemon.netlink_thread import NetlinkThread
+from cni.daemon.sandboxes import Books, Sandboxes
+from cni.daemon.tombstones import read_tombstones, remove_tombstones
+from cni.network.desired import EniNetwork
+
+
+def assignments_of(
+    holdings: Iterable[Holding], now: Instant, unix_now: float
+) -> tuple[Assignment, ...]:
+    """Return the ledger's holdings in the allocator's words, on the clock of this process."""
+    return tuple(
+        Assignment(
+            holding.sandbox,
+            holding.address,
+            holding.eni_id,
+            holding.device_index,
+            Instant(now - max(unix_now - holding.since_unix, 0.0)),
+        )
+        for holding in holdings
+    )
+
+
+def cooling_of(
+    released: Iterable[tuple[IPv4Address, float]], now: Instant, unix_now: float, cooldown_s: float
+) -> tuple[tuple[IPv4Address, Instant], ...]:
+    """Return which addresses cool on, and until when on the clock of this process.
+
+    A clock that was set back in between must not make an address cool for longer than a cooldown.
+    """
+    return tuple(
+        (address, Instant(now + min(left, cooldown_s)))
+        for address, released_unix in released
+        if (left := released_unix + cooldown_s - unix_now) > 0
+    )
+
+
+async def restore(  # noqa: PLR0913, PLR0917 - what an earlier life is made of
+    holdings: Iterable[Holding],
+    allocator: Allocator,
+    sandboxes: Sandboxes,
+    ledger: Books,
+    unix_now: Callable[[], float],
+    log: structlog.stdlib.BoundLogger,
+) -> None:
+    """Take in the holdings that stand, and write off those whose address the node has lost."""
+    for line in allocator.dropped:
+        log.error("assignment lost", problem=line)
+    for holding in holdings:
+        if allocator.find(holding.sandbox) is None:
+            await ledger.released(holding.sandbox, holding.address, unix_now())
+        else:
+            sandboxes.restore(holding)
+
+
+async def clear_strays(
+    sandboxes: Sandboxes,
+    netlink: NetlinkThread,
+    enis: tuple[EniNetwork, ...],
+    log: structlog.stdlib.BoundLogger,
+) -> None:
+    """Remove links, rules and routes of ours that nobody needs: what a crash left behind."""
+    pods = tuple(sandboxes.pod(holding) for holding in sandboxes.holdings.values())
+    for line in await netlink.do(lambda kernel: kernel.remove_strays(pods, enis)):
+        log.warning("removed what an earlier life left behind", what=line)
+
+
+async def bury(folder: Path, commands: Commands, log: structlog.stdlib.BoundLogger) -> None:
+    """Do the DELs that found no daemon; each file goes when its DEL has succeeded."""
+    spool = await asyncio.to_thread(read_tombstones, folder)
+    done = list(spool.junk)
+    problems = list(spool.problems)
+    for tombstone in spool.tombstones:
+        name = tombstone.path.name
+        try:
+            variables, stdin = wire.decode_request(tombstone.body)
+        except ValueError as error:
+            problems.append(f"tombstone {name} cannot be read, and goes: {error}")
+            done.append(tombstone.path)
+            continue
+        code, said = await commands.answer(variables, stdin, Caller())
+        if code == 0:
+            log.info("DEL done that had found no daemon", file=name)
+            done.append(tombstone.path)
+        else:
+            problems.append(f"tombstone {name} stays for the next start: {said.decode().strip()}")
+    if done:
+        problems += await asyncio.to_thread(remove_tombstones, folder, done)
+    for problem in problems:
+        log.warning("tombstones", problem=problem)
