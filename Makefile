@@ -44,7 +44,8 @@ format: .venv-dev/stamp ## lay out the code and repair what ruff can
 bench: .venv-dev/stamp ## measure, and write the results file
 	.venv-dev/bin/python -m benchmarks
 
-soak: .venv-dev/stamp ## run the daemon's tests in full size (root, about half an hour)
+soak: .venv-dev/stamp ## run what takes long in full size (root, about half an hour)
+	.venv-dev/bin/python -m benchmarks.soak_import --mib 1024
 	WARMBENCH_REQUIRE_ROOT=1 WARMBENCH_KILLS=200 WARMBENCH_FUZZ=10000 WARMBENCH_PAIRS=10000 \
 	    WARMBENCH_SCRIPTS=200 .venv-dev/bin/python -m pytest -s --durations=10 \
 	    tests/node/test_crash.py tests/node/test_hostile.py tests/node/test_soak.py \
