@@ -406,7 +406,7 @@ class Agent:
             self.server.start()
         except OSError as error:
             raise StartError(f"{self._state}/cni.sock: {error.strerror}") from error
-        self.health.ok(SERVER, self._machine.clock.now())
+        await self._look_around()
         # A plug-in that found no socket until now may have left one more.
         await recovery.bury(tombstones, commands, self._log)
         self.maintainer.poke()
