@@ -23,6 +23,7 @@ from cni.allocator.model import (
     SandboxKey,
 )
 from cni.allocator.targets import WarmIp
+from cni.daemon.journal_file import JournalFile
 from sim.trace import Imported, TraceError, describe, import_files, load
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -284,7 +285,7 @@ def test_a_large_file_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Monk
 
 def sandbox(number: int) -> SandboxKey:
     """Return a sandbox."""
-    return SandboxKey("aws-cni", f"{number:064x}", "eth0")
+    return SandboxKey("aws-cni", f"{number:012x}{0:052}", "eth0")
 
 
 def start(now: float) -> Start:
@@ -316,9 +317,62 @@ def test_what_an_allocator_wrote_is_read(tmp_path: Path) -> None:
     assert counts(found)["nodes whose journals tell no time of day: each begins at 0"] == 1
 
 
-def header(now: float, **more: object) -> dict[str, Any]:
+def test_segments_of_a_daemon_are_one_journal(tmp_path: Path) -> None:
+    """What `JournalFile` parts into segments, each opened by a snapshot, is read as a whole."""
+    whole: list[str] = []
+    folder = tmp_path / "node-x"
+    unix, now = 1_772_359_200.5, 500.0
+    file = JournalFile(folder, 1 << 21, unix=lambda: unix + now - 500.0, tell=pytest.fail)
+
+    def write(line: str) -> None:
+        whole.append(line)
+        file.write(line)
+
+    node = Journaled(start(now), write)
+    file.snapshot_by(node.snapshot)
+    for number in range(400):
+        now = 600.0 + 70.0 * number
+        one, other, third = (sandbox(3 * number + n) for n in (1, 2, 3))
+        node.assign(one, Instant(now))
+        node.assign(other, Instant(now + 1))
+        with pytest.raises(NoFreeAddress):
+            node.assign(third, Instant(now + 2))
+        if number % 3 == 0:
+            node.wait(third, Instant(now + 2))
+            node.stop_waiting(third, Instant(now + 20))
+        node.release(one, Instant(now + 30.0))
+        node.release(other, Instant(now + 31.0))
+        node.next_action(Instant(now + 32))
+    file.close()
+    segments = sorted(folder.iterdir())
+    assert len(segments) > 1
+    together = import_files("journal", segments)
+    alone = import_files("journal", [written(tmp_path / "w" / "node-x" / "1", *whole)])
+
+    assert len(rows(alone)) == 3 * 400
+    assert rows(together) == rows(alone)
+    told = counts(together)
+    assert not [what for what in told if "time of day" in what or "between two" in what]
+
+
+def test_nodes_are_laid_on_one_clock(tmp_path: Path) -> None:
+    """The names of segments tell when each node began; a machine started anew begins later."""
+    lines = [header(50.0), told("assign", 60.0, 1, "10.0.0.5"), told("release", 90.0, 1)]
+    for name in (
+        "a/00000001-20260301T100000Z.jsonl",
+        "b/00000007-20260301T101000Z.jsonl",
+        "b/00000008-20260301T103000Z.jsonl",
+    ):
+        written(tmp_path / name, *lines)
+    found = import_files("journal", sorted(tmp_path.glob("*/*")))
+
+    assert sorted(rows(found).values()) == [(10.0, 30.0), (610.0, 30.0), (1810.0, 30.0)]
+
+
+def header(now: float) -> dict[str, Any]:
     """Return a segment's header."""
-    return json.loads(start(now).encode()) | more
+    one: dict[str, Any] = json.loads(start(now).encode())
+    return one
 
 
 def told(what: str, now: float, number: int, answer: object = None) -> dict[str, Any]:
@@ -332,7 +386,7 @@ REFUSED = {"refused": "pool_empty", "may_come": True}
 def test_a_refused_pod_comes_back_as_another_sandbox(tmp_path: Path) -> None:
     """Three refusals and the ADD that is served are one pod, which arrives with the first."""
     lines = [
-        header(0.0, unix=1772359200.0),
+        header(0.0),
         told("assign", 10.0, 1, REFUSED),
         told("assign", 22.0, 2, REFUSED),
         told("assign", 22.5, 3, "10.0.0.5"),
@@ -369,7 +423,8 @@ def test_a_line_that_a_crash_cut_off_is_counted(tmp_path: Path) -> None:
         ({"in": "assign", "now": 1.0, "answer": None}, "not a sandbox"),
         (told("asign", 1.0, 1), "no input of an allocator"),
         ({"in": "assign"}, "no instant"),
-        (header(1.0) | {"version": 2}, "another version"),
+        (header(1.0) | {"version": 1}, "another version"),
+        (header(1.0) | {"state": {"waiting": [[["a", "b", "c"], "x"]]}}, "not a number"),
         ({"in": "serve_waiting", "now": 1.0, "answer": [1]}, "not served"),
     ],
 )
