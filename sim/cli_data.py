@@ -13,6 +13,7 @@ from sim.tables import NONE, TIMES, number, seconds, share
 
 if TYPE_CHECKING:
     from instance_limits import InstanceLimits, SourceLimits
+    from sim.sources.lives import Imported
     from sim.sources.shapes import Shape
 
 trace_app = typer.Typer(
@@ -325,6 +326,11 @@ def import_(
 
         imported = traces.import_files(source, files, choices, advance)
     traces.save(imported.trace, out)
+    _print_imported(imported, out, output)
+
+
+def _print_imported(imported: "Imported", out: Path, output: opt.Format) -> None:
+    """Tell what was kept, guessed and dropped."""
     rows = [(one.fate.value, one.number, one.what) for one in imported.counts]
     if output is not opt.Format.TABLE:
         opt.print_rows(rows, ("fate", "number", "what"), output)
