@@ -77,7 +77,7 @@ def limits(
     ] = None,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Show EC2's limits for an instance type, or for all of them.
+    """Show EC2's limits for an instance type, or for all.
 
     "addresses" are those pods can have with all ENIs attached: ENI primaries are not among
     them. "with prefixes" is the same where /28 prefixes are taken, 16 addresses in each slot.

@@ -27,10 +27,11 @@ def replay_journal(
     ],
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Feed a node's journal to the allocator of today, and tell what happened on the node.
+    """Replay a node's journal and tell what happened.
 
-    The daemon keeps its journal in WARMBENCH_STATE_DIR/journal; each file there replays alone.
-    Exit 1 where an answer comes out differently today, and 2 where a file cannot be read.
+    It says whether today's allocator gives the answers that the node got. The daemon keeps its
+    journal in WARMBENCH_STATE_DIR/journal; each file there replays alone. Exit 1 where an answer
+    comes out differently today, and 2 where a file cannot be read.
     """
     from sim import replay
 
