@@ -14,7 +14,7 @@ SHELL := /bin/sh
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench soak plugin clean
+.PHONY: help demo lab test lint format bench soak plugin clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -27,6 +27,10 @@ demo: .venv/stamp ## compare two settings on the shipped example and write a rep
 	    --instance m5.large --nodes 10 --subnet 10.0.0.0/22 \
 	    --a WARM_ENI_TARGET=1 --b WARM_IP_TARGET=2,MINIMUM_IP_TARGET=10 \
 	    --out $(DEMO_OUT)
+
+lab: .venv/stamp ## install what `warmbench lab` needs beside the workbench
+	@.venv/bin/python $(PIP_INSTALL) '.[lab]'
+	@echo 'Now, as root: .venv/bin/warmbench lab up'
 
 test: .venv-dev/stamp ## run every test
 	.venv-dev/bin/python -m pytest $(PYTEST_ARGS)
