@@ -6,7 +6,8 @@
 # A stamp file in each tells when it was last made; a change of pyproject.toml makes it anew.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2
+# Tests on real kernels take seconds each: an idle worker takes them from a busy one.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 DEMO_OUT ?= out/demo
 PLUGIN_OUT ?= out/aws-cni
 
