@@ -1,0 +1,283 @@
+"""The commands that try many settings: sweep and recommend."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sim import cli_options as opt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cni.settings import Settings
+    from sim.grid import Cell, Place
+    from sim.scenario import Scenario
+    from sim.sweep import Bench
+    from sim.trace import Trace
+
+ROWS_SHOWN = 20
+TABLE = ("setting", "taken", "p99 wait", "mean wait", "refused", "throttled", "mutating")
+
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        help="Values to try, crossed with all other --grid: WARM_IP_TARGET=1,2,5 or 0..20/5, also"
+        " instance, behaviour, nodes, max-pods, seed; subnet='CIDR CIDR' parts them by blanks.",
+        metavar="NAME=VALUE,...",
+    ),
+]
+Listed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--list",
+        help="One setting to try beside those of the grid; repeatable.",
+        metavar="KEY=VALUE,...",
+    ),
+]
+Seeds = Annotated[
+    int, typer.Option("--seeds", help="Runs of each setting, from --seed upwards.", min=1)
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", help="Processes; default: one for each core.", min=1)
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        help="Run on a Dask cluster in place of processes; needs the extra `dask`.",
+        metavar="tcp://HOST:PORT",
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder of finished runs, to go on from; default: OUT/cache."),
+]
+SweepOut = Annotated[
+    Path, typer.Option("--out", help="Folder for sweep.parquet, sweep.csv and report.html.")
+]
+
+
+def sweep(
+    trace: opt.TraceArgument,
+    subnet: opt.Subnets,
+    out: SweepOut,
+    grid: Grid = None,
+    listed: Listed = None,
+    seeds: Seeds = 1,
+    instance: opt.Instance = None,
+    max_enis: opt.MaxEnis = None,
+    ips_per_eni: opt.IpsPerEni = None,
+    nodes: opt.Nodes = 10,
+    max_pods: opt.MaxPods = None,
+    settings: opt.Set = None,
+    behaviour: opt.BehaviourOption = opt.BehaviourName.NATIVE,
+    seed: opt.Seed = 0,
+    replicate: opt.Replicate = 1,
+    compress: opt.Compress = 1.0,
+    thin: opt.Thin = 1.0,
+    ignore_requests: opt.IgnoreRequests = False,
+    placement: opt.PlacementOption = opt.PlacementName.SPREAD,
+    cold: opt.Cold = False,
+    checks: opt.Checks = True,
+    numbers: opt.Numbers = None,
+    jobs: Jobs = None,
+    scheduler: Scheduler = None,
+    cache: Cache = None,
+    output: opt.OutputFormat = opt.Format.TABLE,
+) -> None:
+    """Replay a trace under many settings, and show which are worth their addresses.
+
+    All settings meet the same pods and the same chance. What was computed stays in the cache:
+    a sweep that was interrupted, or is asked for more, goes on from there.
+    """
+    options = locals()
+    pods = _pods(options)
+    cells = _cells(options)
+    with ExitStack() as stack:
+        bench = _bench(stack, pods, options, cache or out / "cache")
+        frame = _swept(bench, cells)
+        found = bench.computed, bench.asked
+    _write(out, frame)
+    _print_sweep(frame, output)
+    _say(f"{found[1]:,} runs, of these {found[0]:,} computed now; {_where(out)}")
+
+
+def _pods(options: dict[str, Any]) -> "Trace":
+    loaded = opt.load_trace(options["trace"])
+    names = ("replicate", "compress", "thin", "seed")
+    return opt.changed(loaded, **{name: options[name] for name in names})
+
+
+def _cells(options: dict[str, Any]) -> "tuple[Cell, ...]":
+    """Read all that a sweep's options say; nothing has run yet where something is refused."""
+    from sim import grid
+
+    axes: dict[str, tuple[str, ...]] = {}
+    for text in options["grid"] or ():
+        name, values = grid.axis_of(text)
+        if axes.setdefault(name, values) != values:
+            raise ValueError(f"--grid {name}: given twice")
+    listed = [pairs_of(text) for text in options["listed"] or ()]
+    variables = {name: axes[name] for name in axes if name not in grid.AXES}
+    chosen = grid.settings_in(variables, listed, options["settings"] or ())
+    return grid.cells(chosen, places_of(axes, options), maker_of(options))
+
+
+def pairs_of(text: str) -> tuple[str, ...]:
+    """Split KEY=VALUE,KEY=VALUE."""
+    return tuple(pair for pair in text.split(",") if pair)
+
+
+def places_of(axes: dict[str, tuple[str, ...]], options: dict[str, Any]) -> "list[Place]":
+    """Lay the axes that are no settings across each other; an option gives the one value else."""
+    from sim import grid, node_type
+
+    if "instance" in axes:
+        types = [node_type.named(name) for name in axes["instance"]]
+    else:
+        limits = (options[name] for name in ("instance", "max_enis", "ips_per_eni"))
+        types = [opt.node_type_of(*limits)]
+    subnets = [opt.subnets_of([one]) for one in axes.get("subnet", ())]
+    if "seed" in axes:
+        seeds = [grid.whole("seed", text) for text in axes["seed"]]
+    else:
+        seeds = list(range(options["seed"], options["seed"] + options["seeds"]))
+    counts = [grid.whole("nodes", text, 1) for text in axes.get("nodes", ())]
+    bounds: list[int | None] = [
+        grid.whole("max-pods", text, 3) for text in axes.get("max-pods", ())
+    ]
+    return [
+        grid.Place(*values)
+        for values in product(
+            types,
+            [grid.behaviour_of(text) for text in axes.get("behaviour", ())]
+            or [options["behaviour"].value],
+            subnets or [opt.subnets_of(options["subnet"])],
+            counts or [options["nodes"]],
+            bounds or [options["max_pods"]],
+            seeds,
+        )
+    ]
+
+
+def maker_of(options: dict[str, Any]) -> "Callable[[Place, Settings], Scenario]":
+    """Return what makes a cell's scenario, with everything that all cells share."""
+    from cni.allocator.behaviour import PRESETS
+    from sim.cloud_numbers import CloudNumbers
+    from sim.scenario import scenario_for
+
+    numbers = CloudNumbers.load(options["numbers"])
+
+    def make(place: "Place", settings: "Settings") -> "Scenario":
+        return scenario_for(
+            place.node_type,
+            settings,
+            subnets=place.subnets,
+            behaviour=PRESETS[place.behaviour],
+            nodes=place.nodes,
+            max_pods=place.max_pods,
+            seed=place.seed,
+            placement=options["placement"].value,
+            ignore_requests=options["ignore_requests"],
+            warm=not options["cold"],
+            checks=options["checks"],
+            numbers=numbers,
+        )
+
+    return make
+
+
+def _bench(stack: ExitStack, pods: "Trace", options: dict[str, Any], cache: Path | None) -> "Bench":
+    from sim.cell import CellCache
+    from sim.executor import executor_for
+    from sim.sweep import Bench
+
+    chosen = executor_for(pods, jobs=options["jobs"], scheduler=options["scheduler"])
+    executor = stack.enter_context(chosen)
+    return Bench(pods, executor, None if cache is None else CellCache(cache))
+
+
+def _swept(bench: "Bench", cells: "Sequence[Cell]") -> "pd.DataFrame":
+    from sim.sweep import sweep as run_all
+
+    with opt.progress_bar(f"{len(cells)} cells", 2 * len(cells)) as progress:
+        return run_all(bench, cells, progress=progress)
+
+
+def _write(out: Path, frame: "pd.DataFrame") -> None:
+    """Write the table."""
+    from sim import sweep as sweeps
+
+    sweeps.save(frame, out)
+
+
+def _print_sweep(frame: "pd.DataFrame", output: opt.Format) -> None:
+    from sim.sweep import by_setting
+
+    if output is opt.Format.CSV:
+        typer.echo(frame.to_csv(index=False, lineterminator="\n"), nl=False)
+        return
+    if output is opt.Format.JSON:
+        typer.echo(frame.to_json(orient="records", lines=True), nl=False)
+        return
+    table = by_setting(frame)
+    ran = table[table["failed"] == 0]
+    told = [_row(row, _varying(table)) for row in ran.to_dict("records")]
+    best = [row for row, on in zip(told, ran["on_front"], strict=True) if on]
+    title = f"{len(best)} of {len(table)} settings are on the front: none has less of both"
+    opt.print_rows(best[:ROWS_SHOWN], TABLE, output, title=title)
+    if len(best) > ROWS_SHOWN:
+        typer.echo(f"and {len(best) - ROWS_SHOWN} more in sweep.csv")
+    if len(ran):
+        typer.echo(_bound(ran))
+    errors = frame[frame["error"] != ""]
+    for setting, place, error in errors[["setting", "instance", "error"]].to_numpy()[:ROWS_SHOWN]:
+        _say(f"failed: {place}, {setting}: {error}")
+    if len(errors):
+        _say(f"{len(errors):,} of {len(frame):,} cells failed; the others stand")
+
+
+def _bound(ran: "pd.DataFrame") -> str:
+    from sim.tables import number
+
+    low, high = ran["bound"].min(), ran["bound"].max()
+    told = number(low) if number(low) == number(high) else f"{number(low)} to {number(high)}"
+    return f"No setting can take fewer than {told} addresses on average and let no pod wait."
+
+
+def _varying(table: "pd.DataFrame") -> list[str]:
+    """Return the columns of the place that tell rows apart."""
+    from sim.sweep import PLACE
+
+    return [name for name in PLACE if len(table[name].unique()) > 1 and name != "max_pods"]
+
+
+def _row(row: dict[Any, Any], varying: Iterable[str]) -> tuple[str, ...]:
+    from sim.tables import number, seconds, share
+
+    # A line for each word: figures beside them keep their room.
+    words = [*(str(row[name]) for name in varying), *str(row["setting"]).split()]
+    return (
+        "\n".join(words),
+        number(row["taken_mean"]),
+        seconds(row["wait_p99_s"]),
+        seconds(row["wait_mean_s"]),
+        share(row["refused_share"]),
+        share(row["throttled_share"]),
+        number(row["mutating"]),
+    )
+
+
+def _where(out: Path) -> str:
+    return f"figures and plot in {out}"
+
+
+def _say(line: str) -> None:
+    """Tell something beside the figures, on standard error."""
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(line)
