@@ -1,5 +1,6 @@
 """The commands that try many settings: sweep and recommend."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import product
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from cni.settings import Settings
     from sim.grid import Cell, Place
+    from sim.recommend import Recommendation
     from sim.scenario import Scenario
     from sim.sweep import Bench
     from sim.trace import Trace
@@ -60,6 +62,20 @@ Cache = Annotated[
 ]
 SweepOut = Annotated[
     Path, typer.Option("--out", help="Folder for sweep.parquet, sweep.csv and report.html.")
+]
+Promise = Annotated[
+    str,
+    typer.Option(
+        "--slo",
+        help="What pods are promised: limits with commas, on mean_wait, p50_wait, p90_wait,"
+        " p99_wait, max_wait, refused, throttled and taken.",
+        metavar="NAME<=VALUE,...",
+    ),
+]
+Runs = Annotated[int, typer.Option("--runs", help="Runs to take, over all seeds.", min=60)]
+RecommendOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for recommend.json, all runs and report.html."),
 ]
 
 
@@ -106,6 +122,95 @@ def sweep(
     _write(out, frame)
     _print_sweep(frame, output)
     _say(f"{found[1]:,} runs, of these {found[0]:,} computed now; {_where(out)}")
+
+
+def recommend(
+    trace: opt.TraceArgument,
+    subnet: opt.Subnets,
+    slo: Promise = "p99_wait<=1s,refused<=0.1%,throttled<=1%",
+    seeds: Seeds = 5,
+    runs: Runs = 150,
+    instance: opt.Instance = None,
+    max_enis: opt.MaxEnis = None,
+    ips_per_eni: opt.IpsPerEni = None,
+    nodes: opt.Nodes = 10,
+    max_pods: opt.MaxPods = None,
+    settings: opt.Set = None,
+    behaviour: opt.BehaviourOption = opt.BehaviourName.NATIVE,
+    seed: opt.Seed = 0,
+    replicate: opt.Replicate = 1,
+    compress: opt.Compress = 1.0,
+    thin: opt.Thin = 1.0,
+    ignore_requests: opt.IgnoreRequests = False,
+    placement: opt.PlacementOption = opt.PlacementName.SPREAD,
+    cold: opt.Cold = False,
+    checks: opt.Checks = True,
+    numbers: opt.Numbers = None,
+    jobs: Jobs = None,
+    scheduler: Scheduler = None,
+    cache: Cache = None,
+    out: RecommendOut = None,
+    output: opt.OutputFormat = opt.Format.TABLE,
+) -> None:
+    """Find the setting that keeps a promise and takes the fewest addresses.
+
+    Tries a coarse grid, then ever finer around its best; what looks best must keep the promise
+    on every seed. Exit 1 where no setting does: then it shows the nearest, and what is missing.
+    """
+    answer = _searched(locals())
+    _print_answer(answer, output)
+    if not answer.feasible:
+        raise typer.Exit(1)
+
+
+def _searched(options: dict[str, Any]) -> "Recommendation":
+    """Search as the options say, and write what was found where they say."""
+    from sim.recommend import recommend as search_best
+    from sim.slo import parse_slo
+
+    limits = parse_slo(options["slo"])
+    pods = _pods(options)
+    (place,) = places_of({"seed": (str(options["seed"]),)}, options)
+    out: Path | None = options["out"]
+    folder = options["cache"] or (None if out is None else out / "cache")
+    with ExitStack() as stack:
+        bench = _bench(stack, pods, options, folder)
+        progress = stack.enter_context(opt.progress_bar("searching", options["runs"]))
+        answer, frame = search_best(
+            bench,
+            place,
+            maker_of(options),
+            limits,
+            fixed=options["settings"] or (),
+            seeds=options["seeds"],
+            runs_max=options["runs"],
+            progress=progress,
+        )
+    if out is not None:
+        _write(out, frame)
+        text = json.dumps(answer.as_dict(), indent=2)
+        (out / "recommend.json").write_text(text + "\n", encoding="utf-8")
+    return answer
+
+
+def _print_answer(answer: "Recommendation", output: opt.Format) -> None:
+    from sim.recommend import environment_block, lines
+
+    if output is opt.Format.JSON:
+        typer.echo(json.dumps(answer.as_dict(), indent=2))
+        return
+    if output is opt.Format.CSV:
+        opt.print_rows(lines(answer), ("what", "answer"), output)
+        return
+    opt.print_facts(lines(answer))
+    if not answer.feasible:
+        return
+    typer.echo(f"\n{environment_block(answer)}\n\n{answer.deploy}")
+    if answer.scenario.behaviour.name == "native":
+        _say(
+            "Found for our own daemon (--behaviour native);"
+            " where nodes run amazon-vpc-cni-k8s, ask with --behaviour upstream"
+        )
 
 
 def _pods(options: dict[str, Any]) -> "Trace":
