@@ -14,7 +14,7 @@ SHELL := /bin/sh
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench plugin clean
+.PHONY: help demo test lint format bench exhaustive plugin clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -43,6 +43,9 @@ format: .venv-dev/stamp ## lay out the code and repair what ruff can
 
 bench: .venv-dev/stamp ## measure, and write the results file
 	.venv-dev/bin/python -m benchmarks
+
+exhaustive: .venv-dev/stamp ## compare what recommend finds with a whole grid; takes minutes
+	.venv-dev/bin/python -m benchmarks.exhaustive
 
 plugin: $(PLUGIN_OUT) ## build the static C plug-in; needs a C compiler and a static libc
 

@@ -1,7 +1,8 @@
 """The commands that try many settings: sweep and recommend."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from sim.trace import Trace
 
 ROWS_SHOWN = 20
-TABLE = ("setting", "taken", "p99 wait", "mean wait", "refused", "throttled", "mutating")
 
 Grid = Annotated[
     list[str] | None,
@@ -119,7 +119,7 @@ def sweep(
         bench = _bench(stack, pods, options, cache or out / "cache")
         frame = _swept(bench, cells)
         found = bench.computed, bench.asked
-    _write(out, frame)
+    _write(out, frame, pods)
     _print_sweep(frame, output)
     _say(f"{found[1]:,} runs, of these {found[0]:,} computed now; {_where(out)}")
 
@@ -187,7 +187,7 @@ def _searched(options: dict[str, Any]) -> "Recommendation":
             progress=progress,
         )
     if out is not None:
-        _write(out, frame)
+        _write(out, frame, pods)
         text = json.dumps(answer.as_dict(), indent=2)
         (out / "recommend.json").write_text(text + "\n", encoding="utf-8")
     return answer
@@ -315,15 +315,44 @@ def _swept(bench: "Bench", cells: "Sequence[Cell]") -> "pd.DataFrame":
         return run_all(bench, cells, progress=progress)
 
 
-def _write(out: Path, frame: "pd.DataFrame") -> None:
-    """Write the table."""
+def _write(out: Path, frame: "pd.DataFrame", pods: "Trace") -> None:
+    """Write table and report; an interrupt leaves none of them half-written."""
+    from sim import report
     from sim import sweep as sweeps
+    from sim.tables import seconds
 
-    sweeps.save(frame, out)
+    table = sweeps.by_setting(frame)
+    facts = [
+        ("trace", pods.origin),
+        ("pods", f"{len(pods):,} over {seconds(pods.end_s)}"),
+        *((name.replace("_", "-"), ", ".join(_values(table, name))) for name in sweeps.PLACE),
+        ("runs", f"{len(frame):,}"),
+    ]
+    command = opt.quoted(opt.command_line())
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=out) as name:
+        draft = Path(name)
+        sweeps.save(frame, draft)
+        report.write_sweep(
+            table, draft / "report.html", headline=_headline(table), facts=facts, command=command
+        )
+        for made in sorted(draft.iterdir()):
+            made.replace(out / made.name)
+
+
+def _values(table: "pd.DataFrame", name: str) -> list[str]:
+    return [str(value) for value in table[name].drop_duplicates()]
+
+
+def _headline(table: "pd.DataFrame") -> str:
+    count = int(table["on_front"].sum())
+    verb = "is" if count == 1 else "are"
+    return f"{count} of {len(table)} settings {verb} on the front: none has less of both"
 
 
 def _print_sweep(frame: "pd.DataFrame", output: opt.Format) -> None:
     from sim.sweep import by_setting
+    from sim.tables import SWEEP_HEADS, sweep_rows
 
     if output is opt.Format.CSV:
         typer.echo(frame.to_csv(index=False, lineterminator="\n"), nl=False)
@@ -333,10 +362,11 @@ def _print_sweep(frame: "pd.DataFrame", output: opt.Format) -> None:
         return
     table = by_setting(frame)
     ran = table[table["failed"] == 0]
-    told = [_row(row, _varying(table)) for row in ran.to_dict("records")]
-    best = [row for row, on in zip(told, ran["on_front"], strict=True) if on]
-    title = f"{len(best)} of {len(table)} settings are on the front: none has less of both"
-    opt.print_rows(best[:ROWS_SHOWN], TABLE, output, title=title)
+    chosen = ran[ran["on_front"]].to_dict("records")
+    best = sweep_rows([{str(name): one[name] for name in one} for one in chosen], _varying(table))
+    kept = [at for at, head in enumerate(SWEEP_HEADS) if head != "throttled" or _throttled(best)]
+    shown = [[row[at] for at in kept] for row in best[:ROWS_SHOWN]]
+    opt.print_rows(shown, [SWEEP_HEADS[at] for at in kept], output, title=_headline(table))
     if len(best) > ROWS_SHOWN:
         typer.echo(f"and {len(best) - ROWS_SHOWN} more in sweep.csv")
     if len(ran):
@@ -346,6 +376,12 @@ def _print_sweep(frame: "pd.DataFrame", output: opt.Format) -> None:
         _say(f"failed: {place}, {setting}: {error}")
     if len(errors):
         _say(f"{len(errors):,} of {len(frame):,} cells failed; the others stand")
+
+
+def _throttled(rows: "list[tuple[str, ...]]") -> bool:
+    from sim.tables import SWEEP_HEADS, share
+
+    return any(row[SWEEP_HEADS.index("throttled")] != share(0.0) for row in rows)
 
 
 def _bound(ran: "pd.DataFrame") -> str:
@@ -361,22 +397,6 @@ def _varying(table: "pd.DataFrame") -> list[str]:
     from sim.sweep import PLACE
 
     return [name for name in PLACE if len(table[name].unique()) > 1 and name != "max_pods"]
-
-
-def _row(row: dict[Any, Any], varying: Iterable[str]) -> tuple[str, ...]:
-    from sim.tables import number, seconds, share
-
-    # A line for each word: figures beside them keep their room.
-    words = [*(str(row[name]) for name in varying), *str(row["setting"]).split()]
-    return (
-        "\n".join(words),
-        number(row["taken_mean"]),
-        seconds(row["wait_p99_s"]),
-        seconds(row["wait_mean_s"]),
-        share(row["refused_share"]),
-        share(row["throttled_share"]),
-        number(row["mutating"]),
-    )
 
 
 def _where(out: Path) -> str:

@@ -138,11 +138,11 @@ class Processes:
             return
         # Python before 3.14 has no way to kill workers but the table of them.
         workers = list((pool._processes or {}).values())  # noqa: SLF001
-        pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.terminate()
-        for worker in workers:
-            worker.join()
+        # The pool's own thread sees that they are gone; left to itself it would still be at it
+        # when the interpreter ends, on pipes that are closed.
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Worker:
