@@ -14,7 +14,7 @@ SHELL := /bin/sh
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench plugin clean
+.PHONY: help demo test lint format bench soak plugin clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -43,6 +43,13 @@ format: .venv-dev/stamp ## lay out the code and repair what ruff can
 
 bench: .venv-dev/stamp ## measure, and write the results file
 	.venv-dev/bin/python -m benchmarks
+
+soak: .venv-dev/stamp ## run what takes long in full size (root, about half an hour)
+	.venv-dev/bin/python -m benchmarks.soak_import --mib 1024
+	WARMBENCH_REQUIRE_ROOT=1 WARMBENCH_KILLS=200 WARMBENCH_FUZZ=10000 WARMBENCH_PAIRS=10000 \
+	    WARMBENCH_SCRIPTS=200 .venv-dev/bin/python -m pytest -s --durations=10 \
+	    tests/node/test_crash.py tests/node/test_hostile.py tests/node/test_soak.py \
+	    tests/daemon/test_lockstep.py
 
 plugin: $(PLUGIN_OUT) ## build the static C plug-in; needs a C compiler and a static libc
 

@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import allocator, network, replay, scale
+from benchmarks import allocator, ledger, network, plugin, replay, scale
 
 HERE = Path(__file__).parent
 PARTS = (
@@ -15,6 +15,8 @@ PARTS = (
     ("c. a million pods", scale.million),
     ("d. growth of cost", scale.growth),
     ("e. one pod's network", network.measure),
+    ("f. ledger", ledger.measure),
+    ("g. the plug-in as a runtime pays for it", plugin.measure),
 )
 
 

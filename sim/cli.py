@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sim import cli_data, cli_lab, cli_plan, cli_regress, cli_runs
+from sim import cli_data, cli_lab, cli_plan, cli_regress, cli_replay, cli_runs
 
 DEBUG = "WARMBENCH_DEBUG"
 
@@ -33,6 +33,7 @@ app.command("replay")(cli_runs.replay)
 app.command("compare")(cli_runs.compare)
 app.command("plan")(cli_plan.plan)
 app.command("regress")(cli_regress.regress)
+app.command("replay-journal")(cli_replay.replay_journal)
 app.command("limits")(cli_data.limits)
 app.add_typer(cli_data.trace_app, name="trace")
 app.add_typer(cli_lab.lab_app, name="lab")

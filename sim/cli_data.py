@@ -13,6 +13,7 @@ from sim.tables import NONE, TIMES, number, seconds, share
 
 if TYPE_CHECKING:
     from instance_limits import InstanceLimits, SourceLimits
+    from sim.sources.lives import Imported
     from sim.sources.shapes import Shape
 
 trace_app = typer.Typer(
@@ -76,7 +77,7 @@ def limits(
     ] = None,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Show EC2's limits for an instance type, or for all of them.
+    """Show EC2's limits for an instance type, or for all.
 
     "addresses" are those pods can have with all ENIs attached: ENI primaries are not among
     them. "with prefixes" is the same where /28 prefixes are taken, 16 addresses in each slot.
@@ -298,27 +299,18 @@ def import_(
     ] = True,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Make a trace of what your cluster recorded, or of a published trace.
+    """Make a trace of what your cluster has recorded.
 
-    FORMAT is audit, prometheus, watch, container-insights, journal, openb, dlrm or google2019.
-    With a FORMAT alone, shows how to export the data: the commands, and what will be guessed.
+    With a FORMAT alone, shows the commands that export the data, and what will be guessed.
 
     Host-network pods are dropped: they take no address. A pod holds its address from its first
     ADD (its binding to a node) to its DEL; a Job's pod until it completes. What was refused or
     waited is demand all the same. Whatever is guessed or dropped is counted in the table.
     """
     from sim import trace as traces
-    from sim.sources import importers
 
-    if source is None:
-        opt.print_facts([(one.name, one.summary) for one in importers.IMPORTERS.values()])
-        typer.echo("\nwarmbench trace import FORMAT tells how to get the files.")
-        return
-    found = importers.find(source)
-    if not files:
-        if out is not None:
-            raise ValueError(f"name the files to import: trace import {source} FILE... --out {out}")
-        typer.echo(f"{found.name}: {found.summary}\n\n{found.how_to}")
+    if source is None or not files:
+        _print_how_to(source, out)
         return
     if out is None:
         raise ValueError("name the file to write with --out FILE")
@@ -334,14 +326,33 @@ def import_(
 
         imported = traces.import_files(source, files, choices, advance)
     traces.save(imported.trace, out)
+    _print_imported(imported, out, output)
+
+
+def _print_imported(imported: "Imported", out: Path, output: opt.Format) -> None:
+    """Tell what was kept, guessed and dropped."""
     rows = [(one.fate.value, one.number, one.what) for one in imported.counts]
-    if output is opt.Format.TABLE:
-        # Columns keep their places from one import to the next: numbers to the right.
-        opt.print_rows(rows, ("", "number", "of what"), output)
-        made = imported.trace
-        typer.echo(f"\n{number(len(made))} pods over {seconds(made.end_s)} in {out}")
-    else:
+    if output is not opt.Format.TABLE:
         opt.print_rows(rows, ("fate", "number", "what"), output)
+        return
+    opt.print_rows(rows, ("", "number", "of what"), output)
+    typer.echo(
+        f"\n{number(len(imported.trace))} pods over {seconds(imported.trace.end_s)} in {out}"
+    )
+
+
+def _print_how_to(source: str | None, out: Path | None) -> None:
+    """Print what there is, or how to get files of one format."""
+    from sim.sources import importers
+
+    if source is None:
+        opt.print_facts([(one.name, one.summary) for one in importers.IMPORTERS.values()])
+        typer.echo("\nwarmbench trace import FORMAT tells how to get the files.")
+        return
+    found = importers.find(source)
+    if out is not None:
+        raise ValueError(f"name the files to import: trace import {source} FILE... --out {out}")
+    typer.echo(f"{found.name}: {found.summary}\n\n{found.how_to}")
 
 
 def _plain(value: object) -> object:

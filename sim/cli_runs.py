@@ -212,7 +212,7 @@ def compare(
     out: opt.Out = None,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Replay a trace under two settings, and say which one to deploy.
+    """Replay a trace under two settings and say which to deploy.
 
     Both runs meet the same pods and the same chance. A tick marks the better figure, where the
     two differ by 1 % or more.

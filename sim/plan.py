@@ -224,7 +224,7 @@ def plan(  # noqa: PLR0913 - what shapes the answer, by name
     """Work out what the pools hold and whether the subnets have room for it.
 
     Nodes of a pool are dealt to the zones in turn, and in a zone to the subnet with most free
-    addresses. `replaced` is the share of a node's pods that are replaced within one cool-down, at worst.
+    addresses. At worst, `replaced` of a node's pods, a share, are replaced within one cool-down.
     Raises ValueError for a plan that makes no sense, such as prefixes on a type without.
 
     >>> pool = Pool("web", NodeType("m5.large", 3, 10), Settings(), nodes=2, pods=5)

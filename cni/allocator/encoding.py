@@ -106,6 +106,14 @@ def to_items(raw: Json, item: Callable[[Json], Value]) -> tuple[Value, ...]:
     raise ValueError(f"{raw!r} is not a list")
 
 
+def to_pair(raw: Json) -> tuple[Json, Json]:
+    """Decode a list of two."""
+    parts = to_items(raw, lambda part: part)
+    if len(parts) != 2:  # noqa: PLR2004 - a pair
+        raise ValueError(f"{raw!r} is not a pair")
+    return parts[0], parts[1]
+
+
 def to_member(raw: Json, enum: type[Member]) -> Member:
     """Decode a member of an enum by its name."""
     name = to_text(raw)

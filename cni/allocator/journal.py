@@ -45,6 +45,7 @@ from cni.allocator.encoding import (
     to_number,
     to_object,
     to_outcome,
+    to_pair,
     to_sandbox,
     to_target,
     to_text,
@@ -153,7 +154,7 @@ class Start:
 
 
 def _to_cooling(raw: Json) -> tuple[IPv4Address, Instant]:
-    address, until = to_items(raw, lambda part: part)
+    address, until = to_pair(raw)
     return to_address(address), to_instant(until)
 
 
@@ -292,6 +293,20 @@ def replay(lines: Iterable[str]) -> ReplayReport:
     if allocator is None:
         raise JournalError(1, "the journal is empty")
     return ReplayReport(inputs, None, torn)
+
+
+def entries(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Json]]]:
+    """Yield headers and inputs as they were written, with their line, and replay nothing.
+
+    A last line that is cut off is left out; another that is no JSON object raises JournalError.
+    """
+    for number, raw, last in _parsed(lines):
+        if raw is None and last:
+            return
+        try:
+            yield number, to_object(raw)
+        except ValueError as error:
+            raise JournalError(number, str(error)) from error
 
 
 def _parsed(lines: Iterable[str]) -> Iterator[tuple[int, Json, bool]]:

@@ -34,6 +34,7 @@ from cni.allocator.encoding import (
     to_member,
     to_number,
     to_object,
+    to_pair,
     to_sandbox,
     to_text,
 )
@@ -80,7 +81,7 @@ ACTIONS: Codec = (
 )
 QUARANTINE: Codec = (
     lambda until: [[str(block), at] for block, at in until.items()],
-    lambda raw: {to_block(block): to_number(at) for block, at in to_items(raw, _pair)},
+    lambda raw: {to_block(block): to_number(at) for block, at in to_items(raw, to_pair)},
 )
 BUCKETS: Codec = (
     lambda past: [list(bucket) for bucket in past],
@@ -189,7 +190,7 @@ def restore(allocator: Allocator, raw: Json) -> None:
     """Bring an allocator without ENIs into a state; ValueError or KeyError where it is none."""
     state = to_object(raw)
     allocator.dropped = to_items(state["dropped"], to_text)
-    for sandbox, at in to_items(state["waiting"], _pair):
+    for sandbox, at in to_items(state["waiting"], to_pair):
         allocator._waiting[to_sandbox(sandbox)] = to_instant(at)
     _to_pool(allocator._pool, to_object(state["pool"]))
     planner, of_planner = allocator._planner, to_object(state["planner"])
@@ -208,11 +209,6 @@ def _plain(value: object, kind: type) -> dict[str, Json]:
 def _set_plain(value: object, one: Mapping[str, Json], kind: type) -> None:
     for name, (_, decode) in PLAIN[kind].items():
         setattr(value, name, decode(one[name.removeprefix("_")]))
-
-
-def _pair(raw: Json) -> tuple[Json, Json]:
-    first, second = to_items(raw, _same)
-    return first, second
 
 
 # The pool.
@@ -245,15 +241,15 @@ def _to_pool(pool: Pool, one: Mapping[str, Json]) -> None:
         slot = slots[assignment.address]
         slot.assignment = assignment
         pool.held[assignment.sandbox] = slot
-    for address, until in to_items(one["queue"], _pair):
+    for address, until in to_items(one["queue"], to_pair):
         slot = slots[to_address(address)]
         slot.until = to_number(until)
         pool._cooling.append(slot)
-    for eni_id, block in to_items(one["orphans"], _pair):
+    for eni_id, block in to_items(one["orphans"], to_pair):
         pool._orphans.append(pool.enis[eni_id].blocks[to_block(block)])
     levels = to_object(one["levels"])
     pool._levels = [0] * to_int(levels["size"])
-    for level, mask in to_items(levels["marked"], _pair):
+    for level, mask in to_items(levels["marked"], to_pair):
         pool._levels[to_int(level)] = to_int(mask)
 
 
@@ -267,7 +263,7 @@ def _to_places(
 ) -> None:
     _set_plain(places, one, Places)
     places.at = [None] * to_int(one["size"])
-    for place, item in to_items(one["at"], _pair):
+    for place, item in to_items(one["at"], to_pair):
         places.at[to_int(place)] = decode(place, item)
 
 

@@ -48,9 +48,11 @@ def main(reached: Callable[[str], None] = lambda _step: None) -> None:
         reached=reached,
     )
     log = logger(settings, time.time)
-    with libraries_heard(log):
-        code = asyncio.run(run(settings, machine, log))
-    close(log)
+    try:
+        with libraries_heard(log):
+            code = asyncio.run(run(settings, machine, log))
+    finally:
+        close(log)
     sys.exit(code)
 
 

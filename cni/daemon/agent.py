@@ -285,6 +285,7 @@ class Agent:
         await recovery.restore(
             recovered.holdings, self.allocator, self.sandboxes, self._books, machine.unix_now, log
         )
+        self.metrics.not_recovered(len(self.allocator.dropped))
         await recovery.clear_strays(self.sandboxes, self._netlink, self.enis.installed, log)
 
     def _start_of(
@@ -405,7 +406,7 @@ class Agent:
             self.server.start()
         except OSError as error:
             raise StartError(f"{self._state}/cni.sock: {error.strerror}") from error
-        self.health.ok(SERVER, self._machine.clock.now())
+        await self._look_around()
         # A plug-in that found no socket until now may have left one more.
         await recovery.bury(tombstones, commands, self._log)
         self.maintainer.poke()

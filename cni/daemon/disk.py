@@ -46,9 +46,9 @@ class Disk:
 
     def write_all(self, fd: int, data: bytes) -> None:
         """Write all of the bytes: a disk that runs full takes some before it refuses."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self.write(fd, rest) :]
+        written = self.write(fd, data)
+        while written < len(data):
+            written += self.write(fd, memoryview(data)[written:])
 
     def sync_folder(self, folder: Path) -> None:
         """Wait until the names in a folder are on the disk."""

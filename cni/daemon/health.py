@@ -28,7 +28,9 @@ class Part:
 EVENT_LOOP = Part("event loop", patience_s=0.0, silence_s=30.0)
 """Reports every few seconds by a timer. A loop that is stuck answers no probe at all."""
 
-LEDGER = Part("ledger", patience_s=30.0)
+LEDGER = Part("ledger", patience_s=inf)
+"""A restart frees no disk: until the next ADD can be written, the node is not ready."""
+
 NETLINK = Part("netlink", patience_s=60.0)
 SERVER = Part("plug-in socket", patience_s=10.0)
 EC2_PERMISSION = Part("EC2 permission", patience_s=inf)

@@ -88,13 +88,13 @@ class _Fresh:
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
         self._answer: Answer | None = None
-        self._until = 0.0
+        self._at = 0.0
 
     def page(self) -> Answer:
         now = asyncio.get_running_loop().time()
-        if self._answer is None or now >= self._until:
+        if self._answer is None or now - self._at >= FRESH_S:
             self._answer = Answer(*self._exposition())
-            self._until = now + FRESH_S
+            self._at = now
         return self._answer
 
 

@@ -16,8 +16,8 @@ import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -35,6 +35,7 @@ from cni.daemon.holdings import (
     header_line,
     read_ledger,
 )
+from cni.daemon.worker import Worker
 
 __all__ = ["Holding", "Ledger", "LedgerError", "Recovered"]
 
@@ -149,10 +150,11 @@ class Ledger:
         self._lock = lock
         self._lines = len(book)
         self._compact_at = 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        self._queue: list[_Waiting] = []
-        self._writer: asyncio.Task[None] | None = None
-        self._closed = False
+        self._worker = Worker("ledger")
+        self._waiting: deque[_Waiting] = deque()
+        self._batch: list[_Waiting] = []
+        self._busy = False
+        self._closed: asyncio.Future[None] | None = None
 
     @classmethod
     def open(
@@ -204,14 +206,18 @@ class Ledger:
 
     async def close(self) -> None:
         """Wait for what is under way, and let another daemon have the ledger."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._writer is not None:
-            await asyncio.wait([self._writer])
-        self._thread.shutdown()
+        if self._closed is None:
+            self._closed = asyncio.get_running_loop().create_future()
+            if not self._busy:
+                self._close()
+        await self._closed
+
+    def _close(self) -> None:
+        self._worker.stop()
         self._file.close()
         os.close(self._lock)
+        assert self._closed is not None
+        self._closed.set_result(None)
 
     # Looking.
 
@@ -236,51 +242,50 @@ class Ledger:
     # How.
 
     async def _append(self, entry: Entry) -> None:
-        if self._closed:
+        if self._closed is not None:
             raise LedgerError("the ledger is closed: the daemon is stopping")
         done = asyncio.get_running_loop().create_future()
-        self._queue.append((entry, entry_line(entry), done))
-        if self._writer is None:
-            # A task begins in the loop's next turn: all that came in this one go together.
-            self._writer = asyncio.create_task(self._write_queue(), name="ledger")
+        self._waiting.append((entry, entry_line(entry), done))
+        if not self._busy:
+            self._busy = True
+            self._worker.do(self._commit, self._written)
         await done
 
-    async def _write_queue(self) -> None:
-        """Put on disk what waits, all that came meanwhile at once, until nothing waits."""
-        batch: list[_Waiting] = []
-        try:
-            while self._queue:
-                batch, self._queue = self._queue, []
-                await self._write(batch)
-                if self._compaction_is_due():
-                    await self._compact()
-        except BaseException as error:
-            # The loop ends, or a defect: nobody knows what the thread came to.
-            self._file.rewrite_due = True
-            for _, _, done in (*batch, *self._queue):
-                if isinstance(error, Exception) and not done.done():
-                    done.set_exception(error)
-                done.cancel()
-            self._queue = []
-            raise
-        finally:
-            self._writer = None
+    def _commit(self) -> None:
+        """Put on disk all that waits by now; in the worker thread."""
+        batch, waiting = self._batch, self._waiting
+        # The loop may append meanwhile, and nobody else takes away.
+        while waiting:
+            batch.append(waiting.popleft())
+        self._file.append(b"".join(line for _, line, _ in batch), self._whole)
 
-    async def _write(self, batch: Collection[_Waiting]) -> None:
-        loop = asyncio.get_running_loop()
-        data = b"".join(line for _, line, _ in batch)
-        try:
-            await loop.run_in_executor(self._thread, self._file.append, data, self._whole)
-        except OSError as error:
-            for _, _, done in batch:
-                if not done.done():
-                    done.set_exception(_error(f"cannot write the ledger {self._file.path}", error))
-            return
-        self._lines += len(batch)
-        for entry, _, done in batch:
-            self._book.enter(entry)
-            if not done.done():
+    def _written(self, error: BaseException | None) -> None:
+        """Tell those whose lines were written, or were not; go on."""
+        for entry, _, done in self._batch:
+            if error is None:
+                self._book.enter(entry)
+            if done.done():
+                continue
+            if error is None:
                 done.set_result(None)
+            elif isinstance(error, OSError):
+                done.set_exception(_error(f"cannot write the ledger {self._file.path}", error))
+            else:
+                done.set_exception(error)
+        if error is None:
+            self._lines += len(self._batch)
+        elif not isinstance(error, OSError):
+            # A defect: nobody knows how far it came.
+            self._file.rewrite_due = True
+        self._batch = []
+        if self._compaction_is_due():
+            lines = self._lines
+            self._worker.do(
+                lambda: self._file.rewrite(self._whole()),
+                lambda error: self._compacted(error, lines),
+            )
+        else:
+            self._go_on()
 
     def _whole(self) -> bytes:
         """Return the whole file as it should be."""
@@ -293,18 +298,23 @@ class Ledger:
         live = len(self._book)
         return self._lines >= max(2 * live + DEAD_LINES_MIN, self._compact_at)
 
-    async def _compact(self) -> None:
-        """Write the file anew without its dead lines; who came meanwhile waits in the queue."""
-        lines = self._lines
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._thread, lambda: self._file.rewrite(self._whole()))
-        except OSError:
-            # The long file serves as well; where the disk is full, do not try each time.
+    def _compacted(self, error: BaseException | None, lines: int) -> None:
+        """Go on, with a short file or a long one, which serves as well."""
+        self._compact_at = 0
+        if error is not None:
             self._lines = lines
+            # Where the disk is full, do not try each time.
             self._compact_at = 2 * lines
-        else:
-            self._compact_at = 0
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Write what came meanwhile; rest where nothing did."""
+        if self._waiting:
+            self._worker.do(self._commit, self._written)
+            return
+        self._busy = False
+        if self._closed is not None:
+            self._close()
 
 
 def _locked(path: Path) -> int:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EADDRINUSE
-from logging import Logger, NullHandler
 from pathlib import Path
 
 import structlog
@@ -24,7 +23,7 @@ UNIX = "unix:"
 SOCKET_MODE = 0o600
 _BACKLOG = 128
 _LINE_BYTES_MAX = 2048
-_STOP_S = 1.0
+_STOP_S = 0.5
 
 
 class ListenError(Exception):
@@ -105,14 +104,10 @@ class Listening:
         self._file = unlink
         self._guards: set[_Guard] = set()
         self._listener: asyncio.Server | None = None
-        # aiohttp tells its log of every line that is no HTTP; a port scan is not worth one.
-        silent = Logger("http")  # noqa: LOG001 - one of its own, so that nobody else's changes
-        silent.addHandler(NullHandler())
         self._http = web.Server(
             site.handle,
             handler_cancellation=True,
             access_log=None,
-            logger=silent,
             keepalive_timeout=0.0,
             max_line_size=_LINE_BYTES_MAX,
             max_field_size=_LINE_BYTES_MAX,

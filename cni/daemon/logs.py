@@ -26,6 +26,8 @@ FILES_KEPT = 5
 TEXT_MAX = 8192
 """Characters of one value: what a caller sends must not fill the disk."""
 
+_SECRET_MAX = 4096
+
 REPEATS_MAX = 5
 REPEATS_S = 60.0
 KINDS_MAX = 256
@@ -76,7 +78,7 @@ def logger(settings: Settings, unix_now: Callable[[], float]) -> structlog.stdli
     level = _LEVELS[settings.other["AWS_VPC_K8S_CNI_LOGLEVEL"]]
     target = settings.other["AWS_VPC_K8S_CNI_LOG_FILE"]
     handler, problem = _handler(target)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_AsItIs())
     out = logging.Logger("aws-k8s-agent", level)  # noqa: LOG001 - in nobody's tree, as said above
     out.addHandler(handler)
     log = _bound(out, unix_now)
@@ -147,7 +149,14 @@ def _handler(target: str) -> tuple[logging.Handler, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _RotatedFile(path), ""
     except OSError as error:
-        return _Stream(sys.stderr), error.strerror or str(error)
+        return _Stream(sys.stderr), f"{error.filename}: {error.strerror}"
+
+
+class _AsItIs(logging.Formatter):
+    """Writes the line, which has its traceback in it; logging would append another."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage()
 
 
 class _Quiet(logging.Handler):
@@ -210,7 +219,7 @@ class _Stamp:
             "level": _shown(line.pop("level")),
             "msg": line.pop("event"),
         }
-        return first | dict(line)
+        return {**first, **line, **first}
 
 
 def _shown(level: str) -> str:
@@ -242,7 +251,8 @@ def _clean(name: str, value: object) -> object:
         return {str(key): _clean(str(key), one) for key, one in value.items()}
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return [_clean("", one) for one in value]
-    text = without_secrets(str(value))
+    # Cut twice: what is searched must be short, and no secret may lie across its end.
+    text = without_secrets(str(value)[: TEXT_MAX + _SECRET_MAX])
     return text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "…"
 
 

@@ -66,6 +66,14 @@ class Watcher(Protocol):
         """Hear how long an ADD waited in line, served or not."""
         ...
 
+    def added(self, seconds: float) -> None:
+        """Hear how long an ADD took that succeeded."""
+        ...
+
+    def deleted(self, seconds: float) -> None:
+        """Hear how long a DEL took that succeeded."""
+        ...
+
 
 class Books(Protocol):
     """Who writes down what sandboxes hold; each returns once it is on disk, or LedgerError."""
@@ -114,6 +122,8 @@ class Sandboxes:
         self._watcher = watcher
         self._log = log
         self._holdings: dict[SandboxKey, Holding] = {}
+        self._fresh: set[SandboxKey] = set()
+        """Sandboxes that came with the last ADD: it is theirs to be undone."""
         self._line: dict[SandboxKey, asyncio.Future[Assignment]] = {}
         self._turns: dict[SandboxKey, list[asyncio.Future[None]]] = {}
         self._stopping = False
@@ -154,19 +164,24 @@ class Sandboxes:
         where ledger or kernel failed. Whatever was done is undone.
         """
         self._watcher.add_request()
+        started = self._clock.now()
         sandbox = _key(command)
         netns = _namespace(command.netns, caller)
         async with self._turn(sandbox):
             holding = self._holdings.get(sandbox)
-            if holding is None:
+            if holding is not None:
+                # An earlier ADD was answered: what becomes of this one undoes nothing of it.
+                self._fresh.discard(sandbox)
+                links = await self._install(holding, netns)
+            else:
                 holding = await self._hold(command, sandbox, caller)
                 links = await self._write_and_install(holding, netns)
-            else:
-                links = await self._install(holding, netns)
-            if caller.gone.is_set():
-                await self._undo(holding)
-                raise CniError(Code.TRY_AGAIN_LATER, "the caller hung up")
+                self._fresh.add(sandbox)
+                if caller.gone.is_set():
+                    await self._undo(holding)
+                    raise CniError(Code.TRY_AGAIN_LATER, "the caller hung up")
         self._terms.reached("ADD.installed")
+        self._watcher.added(self._clock.now() - started)
         return _result(holding, links, command.netns, self._terms.options.pod_mtu)
 
     async def unheard(self, command: Add) -> None:
@@ -174,7 +189,7 @@ class Sandboxes:
         sandbox = _key(command)
         async with self._turn(sandbox):
             holding = self._holdings.get(sandbox)
-            if holding is not None:
+            if holding is not None and sandbox in self._fresh:
                 await self._undo(holding)
 
     async def delete(self, command: Del, reason: str = "DEL") -> None:
@@ -183,12 +198,14 @@ class Sandboxes:
         Raises CniError with code 5 where kernel or ledger failed; the runtime comes again.
         """
         self._watcher.del_request(reason)
+        started = self._clock.now()
         sandbox = _key(command)
         self._turn_away(sandbox, CniError(Code.TRY_AGAIN_LATER, "a DEL came meanwhile"))
         async with self._turn(sandbox):
             holding = self._holdings.get(sandbox)
             if holding is not None:
                 await self._drop(holding)
+        self._watcher.deleted(self._clock.now() - started)
 
     async def forget(self, holding: Holding, reason: str) -> None:
         """Do a DEL that nobody sends: GC, a tombstone, or a sandbox whose link is gone."""
@@ -391,6 +408,7 @@ class Sandboxes:
         except LedgerError as error:
             raise CniError(Code.IO_FAILURE, str(error), "the runtime retries") from error
         del self._holdings[sandbox]
+        self._fresh.discard(sandbox)
         self._terms.reached("DEL.written")
 
     def _release(self, sandbox: SandboxKey) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from sim.sources.json_text import Json, JsonText, Layout, located, open_bytes, records
 from sim.sources.lives import Choices, Fate, Imported, Tally
 from sim.sources.pods import TraceError
+from sim.sources.strict_csv import missing
 
 Advance = Callable[[int], None]
 """Hears how many more bytes of the files were read."""
@@ -56,7 +57,7 @@ def read_each(
         if total == before:
             tally.add(Fate.DROPPED, "files without a record")
     if not total:
-        raise TraceError("the file is empty", file=str(paths[0]), allowed="JSON records")
+        raise TraceError("no records", file=str(paths[0]), allowed="JSON records")
     tally.add(Fate.READ, "records", total)
 
 
@@ -82,11 +83,19 @@ def origin_of(paths: Sequence[Path]) -> str:
 
 
 def size_of(paths: Sequence[Path]) -> int:
-    """Return the bytes of files together, pipes counting nothing; TraceError if one is missing."""
+    """Return the bytes of files together, pipes counting nothing; TraceError if one is missing.
+
+    Whoever is about to read for minutes hears at once of a slip in the last name.
+    """
     total = 0
     for path in paths:
-        with open_bytes(path, lambda _count: None):
+        try:
             total += path.stat().st_size
+        except FileNotFoundError:
+            raise TraceError(missing(path), file=str(path)) from None
+        except (OSError, ValueError) as err:
+            reason = f"cannot be read: {getattr(err, 'strerror', None) or err}"
+            raise TraceError(reason, file=str(path)) from None
     return total
 
 

@@ -10,18 +10,22 @@ instant, whether it was served, waited or was refused, and each DEL.
   the longest: a pod arrives with its first ADD and holds from the one that was served.
 - A refused pod that does not come back was demand as well. Nobody knows how long it would have
   stayed; it lives until the retry that did not come.
-- Every segment opens with what is assigned. What was lost between two segments is told by that:
-  sandboxes that are gone ended by then.
-- Instants are the machine's monotonic clock. Headers that tell `unix`, the time of day at `now`,
-  lay nodes on one clock; else each node's first line is the trace's zero, and a note says so. A
-  node's name is `node` of the header, else the folder of its files.
+- Every segment opens with who has an address and who waits for one. What was lost between two
+  segments is told by that: sandboxes that are gone ended by then.
+- Instants are the machine's monotonic clock. The names that the daemon gives to segments
+  (`cni.daemon.journal_file`: 00000001-20260301T100000Z.jsonl) tell the time of day of the first
+  line, in whole seconds, and lay nodes on one clock. Where one file is called otherwise, each
+  node's first line is the trace's zero, and a note says so. A node is called as the folder of its
+  files is.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from cni.allocator.journal import FORMAT, VERSION
@@ -49,6 +53,9 @@ _JOINT = "\0"
 """No name has it."""
 _ID_SHOWN = 12
 _INSTANT_MAX = 1e11
+_NAME = re.compile(r"(\d{8,})-(\d{8}T\d{6}Z)\.jsonl(\.gz)?")
+_SAME_CLOCK_S = 2.0
+"""Names are whole seconds: offsets closer to each other than this are one clock's."""
 _NO_LIST = Layout(lists=())
 _PASSED_OVER = frozenset({"next_action", "apply", "suspect"})
 
@@ -59,7 +66,7 @@ WARMBENCH_JOURNAL_MIB is not 0. Fetch a folder for each node, and import them al
   for pod in $(kubectl -n kube-system get pods -l k8s-app=aws-node -o name); do
       node=$(kubectl -n kube-system get $pod -o jsonpath='{.spec.nodeName}')
       mkdir -p journals/$node
-      kubectl -n kube-system exec $pod -- tar -C /var/run/aws-node/journal -c . |
+      kubectl -n kube-system exec $pod -c aws-node -- tar -C /var/run/aws-node/journal -c . |
           tar -C journals/$node -x
   done
   warmbench trace import journal journals/*/* --out trace.parquet
@@ -88,14 +95,16 @@ class _Segment:
 
     path: Path
     node: str
+    number: int
+    """The daemon numbers segments through all its lives; 0 where the name does not tell."""
     now_s: float
     unix_s: float
-    """nan where the header does not tell."""
+    """The time of day at `now_s`; nan where the name does not tell."""
 
     @property
-    def order(self) -> tuple[str, float, float]:
+    def order(self) -> tuple[str, int, float]:
         """By node, and within it by time."""
-        return self.node, 0.0 if math.isnan(self.unix_s) else self.unix_s, self.now_s
+        return self.node, self.number, self.now_s
 
 
 class _Reader:
@@ -158,19 +167,29 @@ class _Reader:
     def _open(self, header: Json, now_s: float) -> None:
         """Compare with what a segment opens with: lines may be lost between two segments."""
         node = self._node
-        there = {}
-        for one in fields.items(header, "assignments"):
-            there[_key(fields.field(one, "sandbox"))] = fields.number(one, "since")
+        # A life's begin names its assignments, a snapshot has them in its state.
+        state = fields.field(header, "state")
+        held = fields.items(state, "pool", "held") or fields.items(header, "assignments")
+        there = {_key(fields.field(one, "sandbox")): fields.number(one, "since") for one in held}
+        waiting = {
+            _key(_first_of(one)): fields.as_number(one[1], "state", "waiting")
+            for one in fields.items(state, "waiting")
+        }
         for key in [key for key in node.live if key not in there]:
             life = node.live.pop(key)
             life.removed_s = now_s
             life.guess = "gone between two segments: end is the second one's first line"
         for key, since_s in there.items():
             if key not in node.live:
-                life = node.live[key] = self._new(key)
-                if not math.isnan(since_s):
-                    # The clock of an earlier daemon on this machine is the same one.
-                    life.asked_s = life.served_s = since_s + node.offset_s
+                # The clock of an earlier daemon on this machine is the same one.
+                known_s = now_s if math.isnan(since_s) else since_s + node.offset_s
+                self._serve(key, min(known_s, now_s))
+        for key in [*node.trying]:
+            if key not in waiting and key not in node.refused:
+                self._refuse(key, now_s)
+        for key, since_s in waiting.items():
+            self._try(key, min(since_s + node.offset_s, now_s))
+            node.refused.pop(key, None)
 
     def _assign(self, key: str, now_s: float, *, refused: bool) -> None:
         if key in self._node.live:
@@ -282,14 +301,26 @@ def _segment_of(path: Path) -> _Segment:
             try:
                 now_s = _instant(one)
                 _check_header(one)
-                unix_s = fields.number(one, "unix")
-                if not math.isnan(unix_s):
-                    fields.unix_time(unix_s, unix_s, "unix")
-                node = fields.name(one, "node") or path.resolve().parent.name or "node"
             except TraceError as err:
                 raise located(err, str(path), line) from None
-            return _Segment(path, node, now_s, unix_s)
+            number, unix_s = _told_by(path.name)
+            return _Segment(path, path.resolve().parent.name or "node", number, now_s, unix_s)
     raise TraceError("the file is empty", file=str(path), allowed="a journal")
+
+
+def _told_by(name: str) -> tuple[int, float]:
+    """Return the number of a segment and the time of day it was opened, by its name.
+
+    >>> _told_by("00000012-20260301T100000Z.jsonl"), _told_by("mine.jsonl")
+    ((12, 1772359200.0), (0, nan))
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return 0, math.nan
+    try:
+        return int(found[1]), datetime.fromisoformat(found[2]).timestamp()
+    except ValueError:
+        return 0, math.nan
 
 
 def read(paths: Sequence[Path], choices: Choices, advance: Advance) -> Imported:
@@ -298,11 +329,14 @@ def read(paths: Sequence[Path], choices: Choices, advance: Advance) -> Imported:
     reader = _Reader()
     tally = reader.lives.tally
     has_clock = not any(math.isnan(one.unix_s) for one in segments)
-    zeros: dict[str, float] = {}
+    offsets: dict[str, float] = {}
     for segment in segments:
         # Without the time of day each node begins at the trace's zero.
-        zero_s = zeros.setdefault(segment.node, segment.now_s)
-        offset_s = segment.unix_s - segment.now_s if has_clock else -zero_s
+        begins_s = segment.unix_s if has_clock else 0.0
+        offset_s = offsets.setdefault(segment.node, begins_s - segment.now_s)
+        if has_clock and abs(begins_s - segment.now_s - offset_s) > _SAME_CLOCK_S:
+            # The machine was started again, or somebody set its clock.
+            offset_s = offsets[segment.node] = begins_s - segment.now_s
         reader.turn_to(segment.node, offset_s)
         try:
             read_each([segment.path], _NO_LIST, advance, tally, reader.take)
@@ -312,7 +346,7 @@ def read(paths: Sequence[Path], choices: Choices, advance: Advance) -> Imported:
     reader.close()
     if not has_clock:
         what = "nodes whose journals tell no time of day: each begins at 0"
-        tally.add(Fate.GUESSED, what, len(zeros))
+        tally.add(Fate.GUESSED, what, len(offsets))
     return reader.lives.imported(origin_of(paths), choices)
 
 

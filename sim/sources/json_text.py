@@ -37,6 +37,9 @@ WHOLE_MAX = 1 << 20
 CUT_OFF = "the file ends in the middle of this record"
 
 _BLANK = re.compile(r"[ \t\r\n]*")
+_NUMBERS_END = re.compile(r"\.|[eE][+-]?")
+_PREFIX_MAX = 1 << 10
+"""Characters that a time and the name of a log stream may have."""
 _NEAR_END = 16
 """A literal or an escape that the end of the buffer cuts is reported this far before it at most."""
 
@@ -178,8 +181,8 @@ class JsonText:
 
     def skip(self, pattern: re.Pattern[str]) -> bool:
         """Step over what a pattern matches here; False where it does not."""
-        if len(self._text) - self._at < WHOLE_MAX // 16:
-            self._fill()
+        if len(self._text) - self._at < _PREFIX_MAX:
+            self._fill(_PREFIX_MAX)
         found = pattern.match(self._text, self._at)
         if found is not None:
             self._at = found.end()
@@ -189,11 +192,18 @@ class JsonText:
         """Step over one of these characters and return it."""
         found = self.peek()
         if not found or found not in allowed:
-            if not found:
+            if not found or self._is_number_cut_off():
                 raise CutOffError(CUT_OFF, file=self.file, line=self.line, allowed="JSON")
             self.refuse(" or ".join(f"'{one}'" for one in allowed) + " is missing")
         self._at += 1
         return found
+
+    def _is_number_cut_off(self) -> bool:
+        """Say whether the file ends in the middle of a number, of which the rest stands here."""
+        if len(self._text) - self._at < _NEAR_END:
+            self._fill(_NEAR_END)
+        rest = self._text[self._at :]
+        return self._ended and _NUMBERS_END.fullmatch(rest) is not None
 
     def refuse(self, reason: str) -> NoReturn:
         """Refuse what stands here, with its first characters."""
@@ -222,7 +232,7 @@ class JsonText:
                 value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as err:
                 problem, at = err.msg, err.pos
-                cut = at + _NEAR_END >= len(self._text) or problem.startswith("Unterminated")
+                cut = _may_go_on(problem, self._text, at)
             except RecursionError:
                 self.refuse("nested too deeply")
             except ValueError as err:
@@ -235,7 +245,7 @@ class JsonText:
             if cut and pending > VALUE_MAX:
                 self.refuse(f"a value of more than {VALUE_MAX:,} characters")
             if not (cut and self._fill(pending)):
-                self._refuse_value(problem, at, cut=cut)
+                self._refuse_value(problem, at, cut=cut and _is_cut_off(problem, self._text, at))
 
     def _refuse_value(self, problem: str, at: int, *, cut: bool) -> NoReturn:
         line = self.line
@@ -245,6 +255,21 @@ class JsonText:
         where = "" if found == line else f", found in line {found}"
         reason = f"not JSON: {problem}{where}"
         raise TraceError(reason, file=self.file, line=line, allowed="JSON")
+
+
+def _may_go_on(problem: str, text: str, at: int) -> bool:
+    """Say whether what JSON stumbles over may be the end of the buffer."""
+    if problem.startswith("Invalid control"):
+        return False
+    return at + _NEAR_END >= len(text) or problem.startswith("Unterminated")
+
+
+def _is_cut_off(problem: str, text: str, at: int) -> bool:
+    """Say whether what JSON stumbles over is the end of the file."""
+    rest = text[at:].strip()
+    begun = any(literal.startswith(rest) for literal in ("true", "false", "null", "-"))
+    begun = begun or _NUMBERS_END.fullmatch(rest) is not None
+    return begun or problem.startswith("Unterminated") or "escape" in problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ class _Reader:
         """The number of the watch that showed a pod last, of pods that are not deleted."""
         self._run: list[str] = []
         """Pods of the latest ADDED events in the order of a listing."""
+        self._before_run_s = math.nan
+        """The last time that was shown before these."""
         self._last_name = ("", "")
 
     def take(self, record: Json) -> None:
@@ -86,20 +88,27 @@ class _Reader:
     def _follow(self, event: str, uid: str, pod: Json) -> None:
         """Notice where a watch begins, and where the first listing ends."""
         name = (fields.text(pod, "metadata", "namespace"), fields.text(pod, "metadata", "name"))
-        in_order = event == "ADDED" and name >= self._last_name
+        in_order = event == "ADDED" and name > self._last_name
         session = len(self._sessions_end_s)
         if not session:
             self._sessions_end_s.append(math.nan)
             self._lists_first = True
         elif event == "ADDED" and self._seen_in.get(uid) == session:
-            self._sessions_end_s.append(math.nan)
             # What was added just before, in order, opened the listing that shows this pod again.
-            opened = self._run if in_order else []
-            self._seen_in |= {other: session + 1 for other in opened if other in self._seen_in}
+            shown_s = math.nan
+            if in_order and not math.isnan(self._before_run_s):
+                shown_s = self._sessions_end_s[-1]
+                self._sessions_end_s[-1] = self._before_run_s
+                self._seen_in |= {one: session + 1 for one in self._run if one in self._seen_in}
+            self._sessions_end_s.append(shown_s)
         if self._lists_first and session and not in_order:
             self._lists_first = False
             self.lives.saw(self._sessions_end_s[0])
-        self._run = [*self._run, uid] if in_order else [uid] if event == "ADDED" else []
+        if in_order:
+            self._run.append(uid)
+        else:
+            self._run = [uid] if event == "ADDED" else []
+            self._before_run_s = self._sessions_end_s[-1]
         self._last_name = name
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """A script through the daemon's maintainer, on an event loop whose time is turned by hand."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -18,8 +19,15 @@ from sim.vpc import Vpc
 from tests.daemon import virtual_loop
 from tests.daemon.scripts import END_S, INSTANCE, Faulty, Log, Player, Script
 
-Effect = Callable[[Call, CallFault | None], Awaitable[Reply]]
-"""What EC2 or the metadata does when a request reaches it; CallError where it refuses."""
+
+class Effect(Protocol):
+    """Lets calls take effect in a VPC, at once."""
+
+    vpc: Vpc
+
+    async def __call__(self, call: Call, fault: CallFault | None) -> Reply:
+        """Do what EC2 or the metadata does when a request reaches it; CallError if refused."""
+        ...
 
 
 class Quiet:
@@ -97,18 +105,18 @@ class Played:
     effect: Effect
 
 
-def play(script: Script, make_effect: Callable[[Vpc, Script], Effect]) -> Played:
+def play(script: Script, make_effect: Callable[[Script], Effect]) -> Played:
     """Play a script in the loop's own time."""
     return virtual_loop.run(_play(script, make_effect))
 
 
-async def _play(script: Script, make_effect: Callable[[Vpc, Script], Effect]) -> Played:
+async def _play(script: Script, make_effect: Callable[[Script], Effect]) -> Played:
     log = Log()
     loop = asyncio.get_running_loop()
     clock = LoopClock()
-    vpc = script.vpc()
     draws = script.draws()
-    effect = make_effect(vpc, script)
+    effect = make_effect(script)
+    vpc = effect.vpc
     cloud = SlowCloud(script, draws, effect, log)
     maintainers: list[LoggingMaintainer] = []
     restarts: set[asyncio.Task[None]] = set()
@@ -151,4 +159,5 @@ async def _play(script: Script, make_effect: Callable[[Vpc, Script], Effect]) ->
 
     loop.call_at(script.restart_at, begin_restart)
     await asyncio.sleep(END_S)
-    return Played(log.lines, cloud.spans, effect)
+    # What still waits goes on while the loop is closed; that is no part of the script.
+    return Played(list(log.lines), list(cloud.spans), effect)

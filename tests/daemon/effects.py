@@ -15,8 +15,7 @@ from cni.cloud.calls import (
 from cni.cloud.codes import reason_of
 from sim.cloud import Account, CallFault, CloudModel
 from sim.ec2_error import Ec2Error
-from sim.vpc import Vpc
-from tests.daemon.scripts import INSTANCE, Script
+from tests.daemon.scripts import INSTANCE, SUBNET, Script
 
 
 class _LoopTime:
@@ -30,8 +29,10 @@ class _LoopTime:
 class ModelEffect:
     """The effects of `sim/cloud.py` itself: what differs then is the driver's fault."""
 
-    def __init__(self, vpc: Vpc, script: Script) -> None:
+    def __init__(self, script: Script) -> None:
         env: Any = _LoopTime()
+        self.vpc = vpc = script.vpc()
+        vpc.launch_instance(INSTANCE, script.shape, SUBNET, 0.0)
         self.cloud = CloudModel(env, Account.of(script.numbers, vpc), INSTANCE, script.draws())
         self.created: dict[str, EniId] = {}
         """Which ENI each client token made."""

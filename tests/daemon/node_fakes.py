@@ -108,6 +108,10 @@ class Heard:
     def refused(self, cause: Cause) -> None:
         self.refusals.append(cause)
 
+    def added(self, seconds: float) -> None: ...
+
+    def deleted(self, seconds: float) -> None: ...
+
     def waited(self, seconds: float) -> None:
         self.waits.append(seconds)
 

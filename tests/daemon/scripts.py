@@ -64,11 +64,9 @@ class Script:
         return replace(numbers, sdk=replace(numbers.sdk, attempts=1), buckets={})
 
     def vpc(self) -> Vpc:
-        """Return the VPC at the start, with the instance launched."""
+        """Return the VPC before the instance is launched."""
         subnet = Subnet(SUBNET, self.cidr, stream(self.seed, "subnet"), zone="eu-west-1a")
-        vpc = Vpc([subnet])
-        vpc.launch_instance(INSTANCE, self.shape, SUBNET, 0.0)
-        return vpc
+        return Vpc([subnet])
 
     def draws(self) -> Draws:
         """Return this node's random numbers."""

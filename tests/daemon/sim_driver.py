@@ -9,7 +9,7 @@ from cni.cloud.calls import Call
 from sim.cloud import Account, Answer, CloudModel
 from sim.metadata import attached_eni
 from sim.node import SimNode
-from tests.daemon.scripts import END_S, INSTANCE, Faulty, Log, Player, Script
+from tests.daemon.scripts import END_S, INSTANCE, SUBNET, Faulty, Log, Player, Script
 
 
 class _NoRecorder:
@@ -47,6 +47,7 @@ def play(script: Script) -> list[str]:
     log = Log()
     env = simpy.Environment()
     vpc = script.vpc()
+    vpc.launch_instance(INSTANCE, script.shape, SUBNET, 0.0)
     account = Account.of(script.numbers, vpc)
     cloud = _LoggedCloud(env, account, INSTANCE, script.draws(), faults=Faulty(script))
     cloud.log = log

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from ipaddress import IPv4Address
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -177,17 +178,25 @@ def test_a_lost_header_voids_nothing() -> None:
     assert any("its 1 assignments are kept" in problem for problem in reading.problems)
 
 
+def newer_header() -> bytes:
+    """Return the header of a later version of the format."""
+    body = header_line(BOOT).replace(b'"version":%d' % VERSION, b'"version":%d' % (VERSION + 1))
+    body = body.rpartition(b',"crc"')[0]
+    return body + b',"crc":"%08x"}\n' % crc32(body)
+
+
 def test_a_newer_format_is_refused() -> None:
     """Nobody guesses what a later version meant."""
-    line = header_line(BOOT)
-    newer = line.replace(b'"version":%d' % VERSION, b'"version":%d' % (VERSION + 1))
-    assert newer != line
-    body = newer.rpartition(b',"crc"')[0]
-    import zlib
-
-    newer = body + b',"crc":"%08x"}\n' % zlib.crc32(body)
     with pytest.raises(ValueError, match="run the newer version again, or drain the node"):
-        read_ledger(newer + b"what only the newer one understands\n", BOOT, NOW)
+        read_ledger(newer_header() + b"what only the newer one understands\n", BOOT, NOW)
+
+
+@pytest.mark.parametrize("unix", [float("nan"), float("inf")])
+def test_a_time_that_is_none_is_not_written(unix: float) -> None:
+    """A line that could not be read again would lose what it says."""
+    for entry in (holding(1, 1, unix), release(1, 1, unix)):
+        with pytest.raises(ValueError, match="is no time"):
+            entry_line(entry)
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"\0" * 300, b"\xff\n{}\n[1]\nnull\n"])

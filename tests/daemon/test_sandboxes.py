@@ -186,6 +186,21 @@ def test_an_add_that_nobody_hears_is_undone() -> None:
     assert not node.ledger.held
 
 
+def test_a_repeated_add_that_nobody_hears_undoes_nothing() -> None:
+    """The pod lives by its first ADD, whose answer was heard."""
+    node = Node(2)
+
+    async def work() -> None:
+        await node.sandboxes.add(add("a"), Anyone())
+        gone = Anyone()
+        gone.gone.set()
+        await node.sandboxes.add(add("a"), gone)
+        await node.sandboxes.unheard(add("a"))
+
+    play(node, work)
+    assert len(node.ledger.held) == 1
+
+
 def test_a_late_del_spares_the_next_sandbox_of_the_pod() -> None:
     """A StatefulSet's pod comes again under its name: the old sandbox's DEL leaves its link."""
     node = Node(3)
