@@ -14,7 +14,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sim import cli_data, cli_lab, cli_regress, cli_replay, cli_runs, cli_sweep
+from sim import (
+    cli_data,
+    cli_lab,
+    cli_plan,
+    cli_regress,
+    cli_replay,
+    cli_runs,
+    cli_sweep,
+)
 
 DEBUG = "WARMBENCH_DEBUG"
 
@@ -33,6 +41,7 @@ app.command("replay")(cli_runs.replay)
 app.command("compare")(cli_runs.compare)
 app.command("sweep")(cli_sweep.sweep)
 app.command("recommend")(cli_sweep.recommend)
+app.command("plan")(cli_plan.plan)
 app.command("regress")(cli_regress.regress)
 app.command("replay-journal")(cli_replay.replay_journal)
 app.command("limits")(cli_data.limits)

@@ -14,13 +14,13 @@ from math import inf
 import simpy
 
 from cni.allocator.behaviour import NATIVE, Behaviour
-from cni.allocator.model import AttachedEni, BlockKind, Instant, NodeLimits
+from cni.allocator.model import AttachedEni, BlockKind, Instant, NodeLimits, SandboxKey
 from cni.settings import Settings
 from instance_limits import HOST_NETWORK_PODS
 from sim.checks import Auditor
 from sim.cloud import Account, CloudModel
 from sim.cloud_numbers import CloudNumbers
-from sim.kubelet import Kubelet
+from sim.kubelet import IFNAME, NETWORK, Kubelet
 from sim.node import SimNode
 from sim.node_type import NodeType
 from sim.record import Recorder
@@ -73,14 +73,16 @@ def hold(  # noqa: PLR0913 - the questions one can ask of a node, by name
     *,
     behaviour: Behaviour = NATIVE,
     burst: bool = False,
+    scatter: bool = False,
     settle_s: float = 1200.0,
     seed: int = 0,
     max_pods: int | None = None,
 ) -> Iterator[Holding]:
     """Yield what a fresh node holds at each pod count in turn, `settle_s` after the last change.
 
-    A smaller number deletes pods drawn from the seed. `max_pods` None sets no bound but the
-    addresses of the type. Raises ValueError for counts that make no sense.
+    A smaller number deletes pods drawn from the seed or, with `scatter`, so that those which
+    stay keep as many ENIs and prefixes from going as they can. `max_pods` None sets no bound but
+    the addresses of the type. Raises ValueError for counts that make no sense.
 
     >>> from cni.settings import Settings
     >>> from sim.node_type import NodeType
@@ -92,7 +94,7 @@ def hold(  # noqa: PLR0913 - the questions one can ask of a node, by name
     bound = node_type.addresses(settings.kind) + HOST_NETWORK_PODS if max_pods is None else max_pods
     node = _OneNode(node_type, settings, sum(pods), behaviour, bound, seed)
     for count in pods:
-        node.reach(count, burst=burst)
+        node.reach(count, burst=burst, scatter=scatter)
         node.rest(settle_s)
         yield node.holding(count, settle_s)
 
@@ -159,7 +161,7 @@ class _OneNode:
         self.calls[api] += 1
         self.called_at = ended
 
-    def reach(self, count: int, *, burst: bool) -> None:
+    def reach(self, count: int, *, burst: bool, scatter: bool) -> None:
         """Start or delete pods until there are `count`."""
         if len(self.alive) < count and self.env.now < FIRST_POD_S:
             self.env.run(until=FIRST_POD_S)
@@ -169,9 +171,34 @@ class _OneNode:
             self.started += 1
             if not burst and len(self.alive) < count:
                 self.env.run(until=self.env.now + BETWEEN_PODS_S)
+        if scatter and len(self.alive) > count:
+            self.alive = self._scattered()
         while len(self.alive) > count:
-            gone = self.alive.pop(self.choice.randrange(len(self.alive)))
-            self.kubelet.remove(gone, self.node)
+            last = len(self.alive) - 1 if scatter else self.choice.randrange(len(self.alive))
+            self.kubelet.remove(self.alive.pop(last), self.node)
+
+    def _scattered(self) -> list[int]:
+        """Order the pods: first one on each ENI, then one in each block, then all others.
+
+        The primary ENI stays without pods too, so it counts as having one.
+        """
+        held = self.node.allocator.find
+        ranked: list[tuple[int, int, int]] = []
+        in_block: Counter[int] = Counter()
+        blocks_on: Counter[int] = Counter()
+        unserved: list[int] = []
+        for pod in self.alive:
+            assignment = held(SandboxKey(NETWORK, str(pod), IFNAME))
+            if assignment is None:
+                unserved.append(pod)
+                continue
+            block = int(assignment.address) // self.kind.addresses
+            if in_block[block] == 0:
+                blocks_on[assignment.device_index] += 1
+            primary = assignment.device_index == 0
+            ranked.append((in_block[block], blocks_on[assignment.device_index] + primary, pod))
+            in_block[block] += 1
+        return [pod for _, _, pod in sorted(ranked)] + unserved
 
     def rest(self, seconds: float) -> None:
         """Let time pass without a pod changing."""
