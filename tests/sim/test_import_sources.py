@@ -321,14 +321,15 @@ def test_segments_of_a_daemon_are_one_journal(tmp_path: Path) -> None:
     """What `JournalFile` parts into segments, each opened by a snapshot, is read as a whole."""
     whole: list[str] = []
     folder = tmp_path / "node-x"
-    unix, now = 1_772_359_200.5, 500.0
-    file = JournalFile(folder, 1 << 21, unix=lambda: unix + now - 500.0, tell=pytest.fail)
+    clock = [500.0]
+    file = JournalFile(folder, 1 << 21, unix=lambda: 1_772_359_200.5 + clock[0], tell=pytest.fail)
 
     def write(line: str) -> None:
         whole.append(line)
+        clock[0] = json.loads(line)["now"]
         file.write(line)
 
-    node = Journaled(start(now), write)
+    node = Journaled(start(500.0), write)
     file.snapshot_by(node.snapshot)
     for number in range(400):
         now = 600.0 + 70.0 * number
