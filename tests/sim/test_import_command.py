@@ -140,10 +140,8 @@ def test_a_broken_file_costs_one_line_and_leaves_nothing(tmp_path: Path) -> None
     out.write_text("older")
     code, told, wrong = finished("audit", AUDIT, broken, "--out", out)
     assert (code, told) == (2, "")
-    assert wrong.splitlines() == [
-        f"warmbench: {broken}, line {last}: the file ends in the middle of this record"
-        " (allowed: JSON)"
-    ]
+    why = "the file ends in the middle of this record (allowed: JSON)"
+    assert wrong.splitlines() == [f"warmbench: {broken}, line {last}: {why}"]
     assert out.read_text() == "older"
     assert names_in(tmp_path) == ["broken.jsonl", "trace.csv"]
 
