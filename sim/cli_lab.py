@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sim.lab.background import BackgroundLab
 
 lab_app = typer.Typer(
-    help="Run the plug-in on this machine: a VPC of network namespaces, EC2 and nodes (root).",
+    help="Run plug-in, nodes and EC2 on this machine (root).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -107,7 +107,7 @@ def sweep(
     cache: Cache = None,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Replay a trace under many settings, and show which are worth their addresses.
+    """Replay a trace under many settings and show the best.
 
     All settings meet the same pods and the same chance. What was computed stays in the cache:
     a sweep that was interrupted, or is asked for more, goes on from there.
@@ -152,7 +152,7 @@ def recommend(
     out: RecommendOut = None,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
-    """Find the setting that keeps a promise and takes the fewest addresses.
+    """Find the setting that keeps a promise at the least cost.
 
     Tries a coarse grid, then ever finer around its best; what looks best must keep the promise
     on every seed. Exit 1 where no setting does: then it shows the nearest, and what is missing.
