@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sim import cli_data, cli_lab, cli_plan, cli_regress, cli_replay, cli_runs
+from sim import cli_calibrate, cli_data, cli_lab, cli_plan, cli_regress, cli_replay, cli_runs
 
 DEBUG = "WARMBENCH_DEBUG"
 
@@ -32,6 +32,7 @@ app.command("node")(cli_runs.node)
 app.command("replay")(cli_runs.replay)
 app.command("compare")(cli_runs.compare)
 app.command("plan")(cli_plan.plan)
+app.command("calibrate")(cli_calibrate.calibrate)
 app.command("regress")(cli_regress.regress)
 app.command("replay-journal")(cli_replay.replay_journal)
 app.command("limits")(cli_data.limits)
