@@ -6,7 +6,8 @@
 # A stamp file in each tells when it was last made; a change of pyproject.toml makes it anew.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2
+# Tests on real kernels take seconds each: an idle worker takes them from a busy one.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 DEMO_OUT ?= out/demo
 PLUGIN_OUT ?= out/aws-cni
 
@@ -14,7 +15,7 @@ SHELL := /bin/sh
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench soak plugin clean
+.PHONY: help demo lab test lint format bench exhaustive soak plugin clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -27,6 +28,10 @@ demo: .venv/stamp ## compare two settings on the shipped example and write a rep
 	    --instance m5.large --nodes 10 --subnet 10.0.0.0/22 \
 	    --a WARM_ENI_TARGET=1 --b WARM_IP_TARGET=2,MINIMUM_IP_TARGET=10 \
 	    --out $(DEMO_OUT)
+
+lab: .venv/stamp ## install what `warmbench lab` needs beside the workbench
+	@.venv/bin/python $(PIP_INSTALL) '.[lab]'
+	@echo 'Now, as root: .venv/bin/warmbench lab up'
 
 test: .venv-dev/stamp ## run every test
 	.venv-dev/bin/python -m pytest $(PYTEST_ARGS)
@@ -50,6 +55,9 @@ soak: .venv-dev/stamp ## run what takes long in full size (root, about half an h
 	    WARMBENCH_SCRIPTS=200 .venv-dev/bin/python -m pytest -s --durations=10 \
 	    tests/node/test_crash.py tests/node/test_hostile.py tests/node/test_soak.py \
 	    tests/daemon/test_lockstep.py
+
+exhaustive: .venv-dev/stamp ## compare what recommend finds with a whole grid; takes minutes
+	.venv-dev/bin/python -m benchmarks.exhaustive
 
 plugin: $(PLUGIN_OUT) ## build the static C plug-in; needs a C compiler and a static libc
 

@@ -14,7 +14,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sim import cli_calibrate, cli_data, cli_lab, cli_plan, cli_regress, cli_replay, cli_runs
+from sim import (
+    cli_calibrate,
+    cli_data,
+    cli_lab,
+    cli_plan,
+    cli_regress,
+    cli_replay,
+    cli_runs,
+    cli_sweep,
+)
 
 DEBUG = "WARMBENCH_DEBUG"
 
@@ -31,6 +40,8 @@ app = typer.Typer(
 app.command("node")(cli_runs.node)
 app.command("replay")(cli_runs.replay)
 app.command("compare")(cli_runs.compare)
+app.command("sweep")(cli_sweep.sweep)
+app.command("recommend")(cli_sweep.recommend)
 app.command("plan")(cli_plan.plan)
 app.command("calibrate")(cli_calibrate.calibrate)
 app.command("regress")(cli_regress.regress)

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -239,7 +239,9 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
     finally:
         if shown:
-            bar.stop()
+            # Ctrl-C may come in the middle of `start`, when there is nothing to take down yet.
+            with suppress(IndexError):
+                bar.stop()
 
 
 def print_rows(

@@ -102,6 +102,30 @@ def two_runs(a: Summary, b: Summary, figures: Sequence[Figure], slo: verdict.Slo
     )
 
 
+def sweep(
+    headline: str,
+    figure: Figure,
+    rows: Sequence[Sequence[str]],
+    *,
+    facts: Sequence[tuple[str, str]],
+    command: str,
+) -> str:
+    """Return the page of a sweep."""
+    return _rendered(
+        "sweep.html.j2",
+        title="warmbench sweep",
+        headline=headline,
+        figure=figure,
+        heads=tables.SWEEP_HEADS,
+        rows=rows,
+        facts=facts,
+        notes=(),
+        labels=(),
+        settings=(),
+        commands=[command],
+    )
+
+
 def _rendered(name: str, **context: object) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),

@@ -16,6 +16,7 @@ from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -238,6 +239,37 @@ def plot_subnets(
         _say(ax, palette, "No subnet was touched.")
     else:
         _legend(ax, palette)
+    return ax
+
+
+def plot_front(table: pd.DataFrame, ax: Axes | None = None, *, palette: Palette = LIGHT) -> Axes:
+    """Draw settings by the addresses they take and the time pods wait; `sim.sweep.by_setting`.
+
+    Those on the front are joined. The bar is the bound: with fewer addresses pods must wait,
+    whatever the setting. The axis of waits is logarithmic above 10 ms, so that 0 is on it.
+    """
+    ax = _axes(ax, palette)
+    ran = table[table["failed"] == 0]
+    ax.set_xlabel("addresses taken on average, ENI primaries included")
+    ax.set_ylabel("mean wait, s")
+    if len(ran) == 0:
+        _say(ax, palette, "No setting could be run.")
+        ax.set_axis_off()
+        return ax
+    waits = ran["wait_mean_s"].fillna(0.0)
+    ax.scatter(ran["taken_mean"], waits, s=18, color=palette.quiet, label="tried")
+    best = ran[ran["on_front"]].sort_values(["taken_mean", "wait_mean_s"], kind="stable")
+    front = (best["taken_mean"], best["wait_mean_s"].fillna(0.0))
+    ax.plot(*front, color=palette.line1, marker="o", markersize=5, label="front", zorder=3)
+    bound = float(ran["bound"].min())
+    ax.axvline(bound, color=palette.line2, linewidth=2.0, label="bound")
+    ax.set_yscale("symlog", linthresh=0.01)
+    ax.set_ylim(-0.001, max(0.02, 1.5 * float(waits.max())))
+    ax.set_xlim(0.0, 1.05 * max(float(ran["taken_mean"].max()), bound))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    _legend(ax, palette)
     return ax
 
 
@@ -477,6 +509,36 @@ def write_report(
         html = page.one_run(summaries[0], figures)
     else:
         html = page.two_runs(summaries[0], summaries[1], figures, slo or Slo())
+    path.write_text(html, encoding="utf-8")
+
+
+def write_sweep(
+    table: pd.DataFrame,
+    path: Path,
+    *,
+    headline: str,
+    facts: Sequence[tuple[str, str]],
+    command: str,
+) -> None:
+    """Write the report of a sweep, a table from `sim.sweep.by_setting`, to an HTML file."""
+    with _plain_style():
+        drawn = Figure(figsize=(_NARROW, 3.8), layout="constrained")
+        ax = plot_front(table, drawn.add_subplot(), palette=_CSS)
+        if legend := ax.get_legend():
+            legend.remove()
+        plot = _svg(drawn, "Addresses taken against waiting", "front")
+    legends = (("var(--line1)", "front"), ("var(--quiet)", "tried"), ("var(--line2)", "bound"))
+    figure = page.Figure(
+        title="Addresses against waiting",
+        caption="Each point is a setting. On the front none has less of both. Left of the bound "
+        "pods must wait, even if the future were known.",
+        plots=(plot,),
+        wide=(),
+        legends=(legends,),
+    )
+    records = [{str(name): one[name] for name in one} for one in table.to_dict("records")]
+    rows = tables.sweep_rows(records)
+    html = page.sweep(headline, figure, rows, facts=facts, command=command)
     path.write_text(html, encoding="utf-8")
 
 

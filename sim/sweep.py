@@ -1,19 +1,58 @@
-"""What many settings cost, side by side: tables over node types, settings and pod counts."""
+"""What many settings cost, side by side: on one node at rest, and over a whole trace.
 
-from collections.abc import Iterable, Mapping
+A sweep is a tidy table: a row for each cell, in the order of the cells, whoever computed it and
+in whatever order. It holds figures and no times of day, so that equal sweeps are equal bytes.
+"""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cni.allocator.behaviour import NATIVE, Behaviour
 from cni.allocator.model import BlockKind
 from cni.settings import Settings
+from sim.cell import (
+    BOUND,
+    FIGURES,
+    CellCache,
+    Result,
+    Task,
+    bound_task,
+    code_digest,
+    key_of,
+    run_task,
+    trace_digest,
+)
 from sim.ec2_error import Ec2Error
+from sim.executor import Executor
+from sim.grid import Cell
 from sim.node_type import NodeType
 from sim.one_node import Holding, hold
 from sim.streams import stream
 from sim.subnet import Subnet
+from sim.trace import Trace
 
 COLUMNS = ("pods", "enis", "addresses", "idle", "taken", "idle_share")
+
+PLACE = ("instance", "behaviour", "subnet", "nodes", "max_pods")
+"""The columns of a sweep that tell where a setting was tried, less the seed."""
+
+VARIABLES = (
+    "ENABLE_PREFIX_DELEGATION",
+    "WARM_ENI_TARGET",
+    "WARM_IP_TARGET",
+    "MINIMUM_IP_TARGET",
+    "WARM_PREFIX_TARGET",
+    "MAX_ENI",
+    "IP_COOLDOWN_PERIOD",
+)
+"""The columns of a sweep that tell the setting: values in effect, as text."""
+
+Progress = Callable[[int], None]
+"""Hears how many tasks are done."""
 
 
 def holdings(  # noqa: PLR0913 - all but three have defaults
@@ -107,3 +146,138 @@ def _figures(held: Holding) -> dict[str, object]:
         "taken": held.addresses + held.enis,
         "idle_share": held.available / held.addresses if held.addresses else float("nan"),
     }
+
+
+# Sweeps.
+
+
+class Bench:
+    """Performs tasks on one trace, each once: what was computed before comes from the cache."""
+
+    def __init__(self, trace: Trace, executor: Executor, cache: CellCache | None = None) -> None:
+        """Use an executor that is ready; without a cache, remember as long as this object lives."""
+        self._executor = executor
+        self._cache = cache
+        self._known: dict[str, Result] = {}
+        self._trace_digest = trace_digest(trace)
+        self._code_digest = code_digest()
+        self.computed = 0
+        """Tasks that were performed, and not found in the cache."""
+
+    @property
+    def asked(self) -> int:
+        """How many different tasks were asked for so far."""
+        return len(self._known)
+
+    def results(self, tasks: Sequence[Task], progress: Progress | None = None) -> list[Result]:
+        """Return the results of tasks in their order; a failure is a result, and is not cached."""
+        keys = [key_of(task, self._trace_digest, self._code_digest) for task in tasks]
+        missing: dict[str, Task] = {}
+        for key, task in zip(keys, tasks, strict=True):
+            if key in self._known or key in missing:
+                continue
+            figures = None if self._cache is None else self._cache.get(key)
+            if figures is None:
+                missing[key] = task
+            else:
+                self._known[key] = Result(figures)
+        names = list(missing)
+        done = len(tasks) - len(names)
+        for index, result in self._executor.results(list(missing.values())):
+            self._known[names[index]] = result
+            self.computed += 1
+            if self._cache is not None and not result.error:
+                self._cache.put(names[index], result.figures)
+            done += 1
+            if progress is not None:
+                progress(done)
+        return [self._known[key] for key in keys]
+
+
+def sweep(bench: Bench, cells: Sequence[Cell], *, progress: Progress | None = None) -> pd.DataFrame:
+    """Return the figures of all cells, a row each, in their order.
+
+    Columns: PLACE, setting (the words given), VARIABLES, seed, the figures of `sim.cell.FIGURES`,
+    bound (addresses that no setting can beat on these nodes where no pod waits: those pods hold,
+    those that cool after them, and one primary for each node), and error: why a cell has no
+    figures, empty where it has. `progress` hears of 0 to twice as many tasks as there are cells.
+    """
+    good = [cell.scenario for cell in cells if cell.scenario is not None]
+    tasks = [*map(run_task, good), *map(bound_task, good)]
+    results = bench.results(tasks, progress)
+    runs, bounds = iter(results[: len(good)]), iter(results[len(good) :])
+    rows = []
+    for cell in cells:
+        result, bound = Result({}, cell.problem), Result({})
+        if cell.scenario is not None:
+            result, bound = next(runs), next(bounds)
+        figures = {name: result.figures.get(name, np.nan) for name in FIGURES}
+        told = {"bound": bound.figures.get(BOUND, np.nan), "error": result.error}
+        rows.append({**_identity(cell), **figures, **told})
+    columns = [*PLACE, "setting", *VARIABLES, "seed", *FIGURES, "bound", "error"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _identity(cell: Cell) -> dict[str, object]:
+    place, scenario = cell.place, cell.scenario
+    settings = {} if scenario is None else scenario.settings
+    pods = place.max_pods if scenario is None else scenario.limits.pods
+    return {
+        "instance": place.node_type.name,
+        "behaviour": place.behaviour,
+        "subnet": " ".join(
+            f"{plan.cidr},used={plan.used:g}" if plan.used else plan.cidr for plan in place.subnets
+        ),
+        "nodes": place.nodes,
+        "max_pods": 0 if pods is None else pods,
+        "setting": cell.setting,
+        **{name: settings.get(name, "") for name in VARIABLES},
+        "seed": place.seed,
+    }
+
+
+def by_setting(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each setting in each place: figures over its seeds, and its rank.
+
+    Means over the seeds, but for `wait_p99_s`, `wait_max_s`, `taken_max`, `refused_share` and
+    `throttled_share` the worst of them, and for `lowest_free` the lowest. Besides: `seeds`,
+    `failed` (of them), and `on_front`: no other row leaves as few pods without a node, takes as
+    few addresses and lets pods wait as little, and less of one. A row with a failed seed is on
+    no front. Sorted by addresses, then by waiting.
+    """
+    worst = {"wait_p99_s": "max", "wait_max_s": "max", "taken_max": "max", "lowest_free": "min"}
+    worst |= {"refused_share": "max", "throttled_share": "max"}
+    hows = {name: worst.get(name, "mean") for name in (*FIGURES, "bound")}
+    keys = [*PLACE, "setting", *VARIABLES]
+    grouped = frame.groupby(keys, sort=False, dropna=False)
+    table = grouped.agg(
+        **{name: (name, how) for name, how in hows.items()},
+        seeds=("seed", "size"),
+        failed=("error", lambda errors: int((errors != "").sum())),
+    ).reset_index()
+    criteria = table[["unschedulable", "taken_mean", "wait_mean_s"]].to_numpy(float)
+    # A run in which no pod asked has no wait.
+    ran = (table["failed"] == 0).to_numpy()
+    criteria[ran & np.isnan(criteria[:, 2]), 2] = 0.0
+    table["on_front"] = ran & front(np.where(ran[:, None], criteria, np.inf))
+    order = ["failed", "taken_mean", "wait_mean_s"]
+    return table.sort_values(order, kind="stable").reset_index(drop=True)
+
+
+def front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which rows no other row beats: as low in every column, and lower in one.
+
+    >>> front(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 3.0]])).tolist()
+    [True, True, False]
+    """
+    return np.array(
+        [not ((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any() for row in costs],
+        dtype=bool,
+    )
+
+
+def save(frame: pd.DataFrame, folder: Path) -> None:
+    """Write a sweep as sweep.parquet and sweep.csv; equal sweeps, equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(folder / "sweep.parquet", index=False)
+    frame.to_csv(folder / "sweep.csv", index=False, lineterminator="\n")

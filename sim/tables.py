@@ -5,9 +5,9 @@ Plain strings with units, no markup and no printing: `sim/cli.py` and `sim/repor
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sim.summary import Quantiles, Spread, Summary
 
@@ -226,6 +226,33 @@ def run_again(summary: Summary) -> str:
     for name, value in summary.settings.items():
         words += ["--set", f"{name}={value}"]
     return shlex.join(words)
+
+
+# Many settings.
+
+SWEEP_HEADS = ("setting", "taken", "p99 wait", "mean wait", "refused", "throttled", "mutating")
+
+
+def sweep_rows(
+    records: Sequence[Mapping[str, Any]], varying: Sequence[str] = ()
+) -> list[tuple[str, ...]]:
+    """Return the rows of `sim.sweep.by_setting` as text, by SWEEP_HEADS; failed ones left out.
+
+    `varying` names columns that tell rows apart beside the setting. Each word has a line.
+    """
+    return [
+        (
+            "\n".join([*(str(row[name]) for name in varying), *str(row["setting"]).split()]),
+            number(row["taken_mean"]),
+            seconds(row["wait_p99_s"]),
+            seconds(row["wait_mean_s"]),
+            share(row["refused_share"]),
+            share(row["throttled_share"]),
+            number(row["mutating"]),
+        )
+        for row in records
+        if not row["failed"]
+    ]
 
 
 # Two runs.

@@ -21,6 +21,7 @@ ALLOWED = {
     "aiohttp": ["cni/daemon/*.py", "sim/lab/*.py"],
     "boto3": ["cni/cloud/ec2.py", "instance_limits/refresh.py"],
     "botocore": ["cni/cloud/ec2.py", "instance_limits/refresh.py"],
+    "distributed": ["sim/executor.py"],
     "jinja2": ["sim/page.py", "sim/report.py"],
     "markupsafe": ["sim/page.py", "sim/report.py"],
     "matplotlib": ["sim/report.py"],
@@ -28,6 +29,7 @@ ALLOWED = {
     "numpy": ["sim/*.py", "sim/sources/*.py"],
     "pandas": [
         "sim/calibrate.py",
+        "sim/cli_sweep.py",
         "sim/metrics.py",
         "sim/recommend.py",
         "sim/regress.py",

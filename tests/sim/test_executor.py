@@ -1,0 +1,136 @@
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pandas as pd
+import pytest
+
+from cni.settings import parse_assignments
+from sim import executor as executors
+from sim.cell import CellCache, Result, Task, perform, run_task
+from sim.executor import DIED, Dask, ExecutorError, Here, Processes
+from sim.grid import Cell, Place, cells
+from sim.node_type import NodeType
+from sim.scenario import SubnetPlan, scenario_for
+from sim.sources.shapes import generate
+from sim.sweep import Bench, by_setting, save, sweep
+from tests.sim.worlds import scenario
+
+TRACE = generate("minute-jobs", {"duration_s": "600"}, seed=1)
+
+
+class Counting:
+    """Performs tasks here, backwards, until the first that `stop_at` names."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.done = 0
+        self.stop_at = stop_at
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        del kind, error, trace
+
+    def results(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+        for index in reversed(range(len(tasks))):
+            if self.done == self.stop_at:
+                raise KeyboardInterrupt
+            self.done += 1
+            yield index, perform(tasks[index], TRACE)
+
+
+def grid(*settings: str, seeds: int = 1, cidr: str = "10.0.0.0/24") -> tuple[Cell, ...]:
+    """Make the cells of some settings on three nodes."""
+    places = [
+        Place(NodeType("m5.large", 3, 10), "native", (SubnetPlan(cidr),), 3, None, seed)
+        for seed in range(seeds)
+    ]
+    return cells(
+        [setting.split() for setting in settings],
+        places,
+        lambda place, chosen: scenario_for(
+            place.node_type, chosen, subnets=place.subnets, nodes=3, seed=place.seed
+        ),
+    )
+
+
+def test_processes_give_the_same_bytes(tmp_path: Path) -> None:
+    """Parquet and CSV do not tell who computed a sweep, nor in which order."""
+    asked = grid("WARM_IP_TARGET=1", "WARM_IP_TARGET=4", seeds=2)
+    with Processes(TRACE, 2) as pool:
+        save(sweep(Bench(TRACE, pool), asked), tmp_path / "processes")
+    save(sweep(Bench(TRACE, Here(TRACE)), asked), tmp_path / "here")
+    save(sweep(Bench(TRACE, Counting()), asked), tmp_path / "backwards")
+    for name in ("sweep.parquet", "sweep.csv"):
+        found = {(tmp_path / by / name).read_bytes() for by in ("processes", "here", "backwards")}
+        assert len(found) == 1
+
+
+def die_or_perform(task: Task) -> Result:
+    """Die where the task is the one with seed 1, as if out of memory."""
+    if task.scenario.seed == 1:
+        os._exit(9)
+    return Result({"seed": float(task.scenario.seed)})
+
+
+def test_a_process_that_dies_fails_its_own_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others stand, even those that were under way in the same pool."""
+    monkeypatch.setattr(executors, "_perform", die_or_perform)
+    tasks = [run_task(scenario(seed=seed)) for seed in range(4)]
+    with Processes(TRACE, 2) as pool:
+        found = dict(pool.results(tasks))
+    assert found[1] == Result({}, DIED)
+    assert [found[seed].figures for seed in (0, 2, 3)] == [{"seed": s} for s in (0.0, 2.0, 3.0)]
+
+
+def test_an_interrupted_and_a_widened_sweep_go_on(tmp_path: Path) -> None:
+    """What was computed is computed once, and the table is the same as without a stop."""
+    narrow, wide = grid("WARM_IP_TARGET=1"), grid("WARM_IP_TARGET=1", "WARM_IP_TARGET=4", seeds=2)
+    cache = CellCache(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(Bench(TRACE, Counting(stop_at=1), cache), narrow)
+    assert len(list(tmp_path.iterdir())) == 1
+    again = Counting()
+    frame = sweep(Bench(TRACE, again, cache), wide)
+    # Four runs and one bound, less the one that was computed before.
+    assert again.done == 4
+    pd.testing.assert_frame_equal(frame, sweep(Bench(TRACE, Counting()), wide))
+    third = Counting()
+    pd.testing.assert_frame_equal(frame, sweep(Bench(TRACE, third, cache), wide))
+    assert third.done == 0
+
+
+def test_a_failed_cell_is_told_and_the_others_stand(tmp_path: Path) -> None:
+    """It keeps its row, with an error and no figures; it is on no front and not cached."""
+    asked = (*grid("WARM_IP_TARGET=1"), *grid("WARM_IP_TARGET=1", cidr="10.9.0.0/28"))
+    broken = asked[1]
+    assert broken.scenario is not None
+    bench = Bench(TRACE, Counting(), CellCache(tmp_path))
+    many = scenario_for(
+        broken.place.node_type,
+        parse_assignments([], lenient=False),
+        subnets="10.9.0.0/28",
+        nodes=99,
+    )
+    asked = (asked[0], Cell("default", broken.place, many), Cell("x", broken.place, None, "why"))
+    frame = sweep(bench, asked)
+    assert [error[:13] for error in frame["error"]] == ["", "ScenarioError", "why"]
+    assert frame["pods"].isna().tolist() == [False, True, True]
+    ranked = by_setting(frame)
+    assert ranked["on_front"].tolist() == [True, False, False]
+    # Its bound does not depend on the subnet, and so has been computed.
+    assert bench.asked == len(list(tmp_path.iterdir())) + 1
+
+
+def test_without_dask_the_user_is_told_what_to_install() -> None:
+    """Without the extra, or without a scheduler there, it ends in one line."""
+    with pytest.raises(ExecutorError, match="--scheduler"), Dask(TRACE, "tcp://127.0.0.1:1"):
+        pass
