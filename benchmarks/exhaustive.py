@@ -1,4 +1,4 @@
-"""`make exhaustive`: is what `recommend` finds near the best of a fixed grid tried whole?
+"""`make exhaustive`: whether `recommend` finds nearly the best of a fixed grid tried whole.
 
 The grid: WARM_IP_TARGET 1 to 20, MINIMUM_IP_TARGET 0 and 2 to 44 in steps of 2 where they say
 something beside it, the same with prefixes, WARM_ENI_TARGET and WARM_PREFIX_TARGET 1 to 3; five

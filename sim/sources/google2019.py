@@ -10,14 +10,17 @@ dropped.
 - What was submitted and never scheduled is demand: it arrives when it was submitted.
 - Requests are shares of the largest machine and are ignored; the machine of a pod is kept.
 
-Columns are kept as arrays, 33 bytes for each event that counts.
+- An event that comes twice counts once.
+
+Columns are kept as arrays, 29 bytes for each event that counts, and are paired piece by piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +28,15 @@ from numpy.typing import NDArray
 from sim.sources import fields
 from sim.sources.importing import Advance, Importer, no_drop, origin_of
 from sim.sources.json_text import Json, JsonText, Layout, located, open_bytes, records
-from sim.sources.lives import LIFE_MIN_S, Choices, Fate, Imported, Tally, notes_of, unique_names
+from sim.sources.lives import LIFE_MIN_S, Choices, Fate, Imported, Tally, notes_of
 from sim.sources.pods import PODS_MAX, TraceError, trace_of
-from sim.sources.strict_csv import Column, CsvText, Kind, check_text, read_columns
+from sim.sources.strict_csv import Column as CsvColumn
+from sim.sources.strict_csv import CsvText, Kind, check_text, read_columns
 
 Column64 = NDArray[np.int64]
+Column = NDArray[Any]
+Block = dict[str, Column]
+"""Events column by column."""
 
 SUBMIT, SCHEDULE = 0, 3
 ENDS = (4, 5, 6, 7, 8)
@@ -37,6 +44,17 @@ _AFTER = 2**63 - 1
 _MICRO = 1e6
 _BLOCK_BYTES = 1 << 23
 _EVENTS_KEPT_MAX = 4 * PODS_MAX
+
+_INDEX_MAX = 2**31 - 1
+_PIECE = 1 << 20
+"""Events that are paired at once, and pods that are named at once."""
+_TYPES: Mapping[str, type[np.integer[Any]]] = {
+    "time": np.int64,
+    "type": np.int8,
+    "collection_id": np.int64,
+    "instance_index": np.int32,
+    "machine_id": np.int64,
+}
 
 _IGNORED = (
     "scheduling_class",
@@ -48,14 +66,14 @@ _IGNORED = (
 )
 _NEEDED = ("time", "type", "collection_id", "instance_index", "machine_id", "alloc_collection_id")
 COLUMNS = (
-    Column("time", Kind.WHOLE),
-    Column("type", Kind.WHOLE),
-    Column("collection_id", Kind.WHOLE),
-    Column("instance_index", Kind.WHOLE),
-    Column("machine_id", Kind.ID),
-    Column("alloc_collection_id", Kind.ID),
-    Column("collection_type", Kind.ID, required=False),
-    *(Column(name, Kind.IGNORED, required=False) for name in _IGNORED),
+    CsvColumn("time", Kind.WHOLE),
+    CsvColumn("type", Kind.WHOLE),
+    CsvColumn("collection_id", Kind.WHOLE),
+    CsvColumn("instance_index", Kind.WHOLE),
+    CsvColumn("machine_id", Kind.ID),
+    CsvColumn("alloc_collection_id", Kind.ID),
+    CsvColumn("collection_type", Kind.ID, required=False),
+    *(CsvColumn(name, Kind.IGNORED, required=False) for name in _IGNORED),
 )
 
 HOW_TO = """\
@@ -77,12 +95,10 @@ not matter. Requests are shares of the largest machine and are ignored."""
 class _Events:
     """What counts of all events, column by column, block by block."""
 
-    columns: dict[str, list[Column64]] = field(
-        default_factory=lambda: {name: [] for name in _NEEDED[:-1]}
-    )
+    columns: dict[str, list[Column]] = field(default_factory=lambda: {name: [] for name in _TYPES})
     kept: int = 0
 
-    def add(self, block: dict[str, Column64], tally: Tally) -> None:
+    def add(self, block: Block, tally: Tally) -> None:
         """Take in a block of events, without those inside of alloc sets and those of no effect."""
         inside = block["alloc_collection_id"] > 0
         counts = np.isin(block["type"], (SUBMIT, SCHEDULE, *ENDS)) & (block["time"] != _AFTER)
@@ -92,17 +108,35 @@ class _Events:
         take = counts & ~inside
         self.kept += int(take.sum())
         if self.kept > _EVENTS_KEPT_MAX:
-            allowed = f"at most {_EVENTS_KEPT_MAX:,} that count"
-            raise TraceError("too many events", allowed=allowed)
+            raise TraceError("too many events", allowed=f"at most {_EVENTS_KEPT_MAX:,} that count")
+        if int(block["instance_index"].max()) > _INDEX_MAX:
+            reason, field = "out of range", "instance_index"
+            raise TraceError(reason, field=field, allowed=f"up to {_INDEX_MAX:,}")
         for name, parts in self.columns.items():
-            parts.append(block[name][take])
+            parts.append(block[name][take].astype(_TYPES[name]))
 
-    def sorted(self) -> dict[str, Column64]:
-        """Return all events by instance and time; at one instant an end comes before a start."""
-        whole = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+    def sorted(self) -> Block:
+        """Return all events by instance and time; at one instant an end comes before a start.
+
+        One column after another is put together and given up, so that no two copies of all are
+        in memory at once.
+        """
+        whole = {}
+        for name, parts in self.columns.items():
+            whole[name] = np.concatenate(parts)
+            parts.clear()
         starts = whole["type"] == SCHEDULE
         order = np.lexsort((starts, whole["time"], whole["instance_index"], whole["collection_id"]))
-        return {name: column[order] for name, column in whole.items()}
+        for name in whole:
+            whole[name] = whole[name][order]
+        keys = ("collection_id", "instance_index", "time", "type")
+        again = np.ones(len(order), bool)
+        again[:1] = False
+        for name in keys:
+            again[1:] &= whole[name][1:] == whole[name][:-1]
+        if bool(again.any()):
+            whole = {name: column[~again] for name, column in whole.items()}
+        return whole
 
 
 def read(paths: Sequence[Path], choices: Choices, advance: Advance) -> Imported:
@@ -112,13 +146,16 @@ def read(paths: Sequence[Path], choices: Choices, advance: Advance) -> Imported:
     events = _Events()
     for path in paths:
         for block in _blocks(path, advance):
-            events.add(block, tally)
+            try:
+                events.add(block, tally)
+            except TraceError as err:
+                raise located(err, str(path)) from None
     if not events.kept:
         raise TraceError("no events of pods", file=str(paths[0]), allowed="instance events")
     return _imported(events.sorted(), origin_of(paths), choices, tally)
 
 
-def _blocks(path: Path, advance: Advance) -> Iterator[dict[str, Column64]]:
+def _blocks(path: Path, advance: Advance) -> Iterator[Block]:
     """Give the events of one file, some thousands at a time."""
     with open_bytes(path, advance) as chunks:
         head = next(chunks, b"")
@@ -134,7 +171,7 @@ def _with(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from chunks
 
 
-def _csv_blocks(chunks: Iterator[bytes], file: str) -> Iterator[dict[str, Column64]]:
+def _csv_blocks(chunks: Iterator[bytes], file: str) -> Iterator[Block]:
     header, rest, lines = b"", b"", 0
     for chunk in _joined(chunks):
         data = rest + chunk
@@ -165,7 +202,7 @@ def _joined(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield b""
 
 
-def _csv_block(data: bytes, file: str, lines: int) -> dict[str, Column64]:
+def _csv_block(data: bytes, file: str, lines: int) -> Block:
     """Return the columns of some lines under the header; `lines` came before them."""
     try:
         check_text(data, file)
@@ -177,7 +214,7 @@ def _csv_block(data: bytes, file: str, lines: int) -> dict[str, Column64]:
     return {name: arrays[name].fill_null(0).to_numpy(zero_copy_only=False) for name in _NEEDED}
 
 
-def _json_blocks(chunks: Iterator[bytes], file: str) -> Iterator[dict[str, Column64]]:
+def _json_blocks(chunks: Iterator[bytes], file: str) -> Iterator[Block]:
     rows: list[tuple[int, ...]] = []
     for line, one in records(JsonText(chunks, file), Layout(lists=())):
         try:
@@ -191,7 +228,7 @@ def _json_blocks(chunks: Iterator[bytes], file: str) -> Iterator[dict[str, Colum
         yield _json_block(rows)
 
 
-def _json_block(rows: list[tuple[int, ...]]) -> dict[str, Column64]:
+def _json_block(rows: list[tuple[int, ...]]) -> Block:
     return dict(zip(_NEEDED, np.array(rows, np.int64).T, strict=True))
 
 
@@ -228,22 +265,49 @@ class _Pods:
         """Return some of the pods."""
         return _Pods(self.came[which], self.went[which], self.row[which])
 
-    def and_those_of(self, other: _Pods) -> _Pods:
-        """Return the pods of both."""
-        return _Pods(
-            np.concatenate([self.came, other.came]),
-            np.concatenate([self.went, other.went]),
-            np.concatenate([self.row, other.row]),
-        )
+
+def _together(parts: Sequence[_Pods]) -> _Pods:
+    """Return the pods of all parts."""
+    return _Pods(
+        np.concatenate([one.came for one in parts]),
+        np.concatenate([one.went for one in parts]),
+        np.concatenate([one.row for one in parts]),
+    )
 
 
-def _paired(events: dict[str, Column64], start: int, tally: Tally) -> _Pods:
-    """Pair starts with ends, instance by instance."""
-    time, kind = events["time"], events["type"]
-    count = len(time)
+def _pieces(events: Block) -> Iterator[tuple[int, Column, Column, Column64]]:
+    """Give where a piece begins, its times and types, and each event's instance from 0."""
+    count = len(events["time"])
     opens = np.ones(count, bool)
-    opens[1:] = (np.diff(events["collection_id"]) != 0) | (np.diff(events["instance_index"]) != 0)
-    instance = np.cumsum(opens) - 1
+    for name in ("collection_id", "instance_index"):
+        differs = events[name][1:] != events[name][:-1]
+        opens[1:] = differs if name == "collection_id" else opens[1:] | differs
+    bounds = np.flatnonzero(opens)
+    at = 0
+    while at < count:
+        # An instance is never parted; one of very many events makes a larger piece.
+        after = np.searchsorted(bounds, min(at + _PIECE, count))
+        until = int(bounds[after]) if after < len(bounds) else count
+        piece = slice(at, until)
+        yield at, events["time"][piece], events["type"][piece], np.cumsum(opens[piece]) - 1
+        at = until
+
+
+def _paired(events: Block, start: int, tally: Tally) -> _Pods:
+    """Pair starts with ends, instance by instance."""
+    made = []
+    for first, time, kind, instance in _pieces(events):
+        pods = _paired_piece(time, kind, instance, start, tally)
+        # What was over before the record begins is no part of it.
+        pods = pods.at((pods.went > start) | (pods.came >= start))
+        made.append(_Pods(pods.came, pods.went, pods.row + first))
+    return _together(made)
+
+
+def _paired_piece(
+    time: Column64, kind: Column, instance: Column64, start: int, tally: Tally
+) -> _Pods:
+    """Pair starts with ends among the events of some instances."""
     submits, starts = np.flatnonzero(kind == SUBMIT), kind == SCHEDULE
     submitted = np.full(int(instance[-1]) + 1, -1)
     # The last assignment to an index stays: backwards, it is the first event.
@@ -272,7 +336,7 @@ def _paired(events: dict[str, Column64], start: int, tally: Tally) -> _Pods:
     ended[instance[rows[first_end]]] = time[rows[first_end]]
     tally.add(Fate.GUESSED, "pods never scheduled: arrival is the submission", len(never))
     waited = _Pods(time[submitted[never]], ended[never], submitted[never])
-    return ran.and_those_of(old).and_those_of(waited)
+    return _together([ran, old, waited])
 
 
 def _zero_lives_in_order(
@@ -292,13 +356,12 @@ def _zero_lives_in_order(
     return rows
 
 
-def _imported(events: dict[str, Column64], origin: str, choices: Choices, tally: Tally) -> Imported:
+def _imported(events: Block, origin: str, choices: Choices, tally: Tally) -> Imported:
     """Return the trace of sorted events."""
     time = events["time"]
     start = int(time[time > 0].min()) if bool((time > 0).any()) else 0
     end = int(time.max())
     pods = _paired(events, start, tally)
-    pods = pods.at((pods.went > start) | (pods.came >= start))
     if not len(pods):
         raise TraceError("no events of pods", file=origin, allowed="instance events")
     before = pods.came < start
@@ -314,21 +377,13 @@ def _imported(events: dict[str, Column64], origin: str, choices: Choices, tally:
     tally.add(Fate.KEPT, "pods that outlive the record", _n(outlives))
     order = np.lexsort((pods.row, came))
     row = pods.row[order]
-    names = [
-        f"{collection}-{index}"
-        for collection, index in zip(
-            events["collection_id"][row].tolist(),
-            events["instance_index"][row].tolist(),
-            strict=True,
-        )
-    ]
     machines, node = np.unique(events["machine_id"][row], return_inverse=True)
     # 0 is no machine, -1 a dedicated one that is not told.
     unknown = int((machines <= 0).sum())
     node = np.where(choices.nodes, np.maximum(node - unknown, -1), -1)
     counts = tally.counts()
     trace = trace_of(
-        names=unique_names(names),
+        names=_names(events, row),
         arrival_s=(came[order] - start) / _MICRO,
         life_s=np.where(zero, LIFE_MIN_S, life_s)[order],
         node=node.astype(np.int32),
@@ -338,6 +393,26 @@ def _imported(events: dict[str, Column64], origin: str, choices: Choices, tally:
         notes=notes_of(counts),
     )
     return Imported(trace, counts)
+
+
+def _names(events: Block, row: Column64) -> list[str]:
+    """Name pods by instance, and by number where an instance ran again."""
+    collection, index = events["collection_id"], events["instance_index"]
+    by_row = np.argsort(row, kind="stable")
+    ordered = row[by_row]
+    opens = np.ones(len(row), bool)
+    same = collection[ordered][1:] == collection[ordered][:-1]
+    opens[1:] = ~(same & (index[ordered][1:] == index[ordered][:-1]))
+    position = np.arange(len(row))
+    nth = np.empty(len(row), np.int64)
+    nth[by_row] = position - np.maximum.accumulate(np.where(opens, position, 0)) + 1
+    names: list[str] = []
+    for at in range(0, len(row), _PIECE):
+        piece = slice(at, at + _PIECE)
+        values = (collection[row[piece]], index[row[piece]], nth[piece])
+        for one, number, again in zip(*(value.tolist() for value in values), strict=True):
+            names.append(f"{one}-{number}" if again == 1 else f"{one}-{number}~{again}")
+    return names
 
 
 def _n(which: NDArray[np.bool_]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import random
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,25 @@ def test_a_large_file_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Monk
             assert (caught.value.line, caught.value.field) == (number + 1, "type")
 
 
+def test_events_come_in_any_order_and_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exports in shards have no order and may overlap; pairing in pieces parts no instance."""
+    expected = import_files("google2019", [SAMPLES / "google2019.csv"])
+    head, *lines = (SAMPLES / "google2019.csv").read_text().splitlines()
+    for seed, piece in enumerate((1, 2, 5, 100)):
+        monkeypatch.setattr("sim.sources.google2019._PIECE", piece)
+        random.Random(seed).shuffle(lines)
+        shards = [lines[:15], lines[10:]]
+        files = [written(tmp_path / f"{n}", head, *shard) for n, shard in enumerate(shards)]
+        found = import_files("google2019", files)
+        assert rows(found) == rows(expected)
+        assert found.trace.node.tolist() == expected.trace.node.tolist()
+    huge = f"1,3,1,{2**31},1,0,0"
+    with pytest.raises(TraceError, match=r"shard, instance_index: out of range"):
+        import_files("google2019", [written(tmp_path / "shard", head, huge)])
+
+
 # Journals of our own nodes.
 
 
@@ -321,14 +341,15 @@ def test_segments_of_a_daemon_are_one_journal(tmp_path: Path) -> None:
     """What `JournalFile` parts into segments, each opened by a snapshot, is read as a whole."""
     whole: list[str] = []
     folder = tmp_path / "node-x"
-    unix, now = 1_772_359_200.5, 500.0
-    file = JournalFile(folder, 1 << 21, unix=lambda: unix + now - 500.0, tell=pytest.fail)
+    clock = [500.0]
+    file = JournalFile(folder, 1 << 21, unix=lambda: 1_772_359_200.5 + clock[0], tell=pytest.fail)
 
     def write(line: str) -> None:
         whole.append(line)
+        clock[0] = json.loads(line)["now"]
         file.write(line)
 
-    node = Journaled(start(now), write)
+    node = Journaled(start(500.0), write)
     file.snapshot_by(node.snapshot)
     for number in range(400):
         now = 600.0 + 70.0 * number
