@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from sim import (
+    cli_calibrate,
     cli_data,
     cli_lab,
     cli_plan,
@@ -42,6 +43,7 @@ app.command("compare")(cli_runs.compare)
 app.command("sweep")(cli_sweep.sweep)
 app.command("recommend")(cli_sweep.recommend)
 app.command("plan")(cli_plan.plan)
+app.command("calibrate")(cli_calibrate.calibrate)
 app.command("regress")(cli_regress.regress)
 app.command("replay-journal")(cli_replay.replay_journal)
 app.command("limits")(cli_data.limits)

@@ -109,6 +109,13 @@ class CloudNumbers:
         return cls._of(reader, reader.overlay(tables, own))
 
     @classmethod
+    def load_means(cls) -> dict[str, tuple[float, float]]:
+        """Return the shipped latencies as the file has them: mean in seconds, and cv."""
+        shipped = files("sim").joinpath("data/ec2.toml").read_text(encoding="utf-8")
+        latencies = tomllib.loads(shipped)["latencies"]
+        return {api: (entry["mean_s"], entry["cv"]) for api, entry in latencies.items()}
+
+    @classmethod
     def instant(cls) -> "CloudNumbers":
         """Return an EC2 that answers at once, shows everything at once and refuses no rate."""
         return cls(

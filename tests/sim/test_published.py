@@ -1,0 +1,133 @@
+"""Courses of events that users of amazon-vpc-cni-k8s published, each test named after its source.
+
+The sources give settings and what was seen, not every detail: where a number of the source is
+known it is the test's, and what was not told (the instance type, when pods came) says so.
+Static figures of guides are in test_plan.py.
+"""
+
+import numpy as np
+import pytest
+
+from cni.allocator.behaviour import NATIVE, UPSTREAM, Behaviour
+from sim.node_type import named
+from sim.record import RunRecord
+from sim.simulation import run
+from tests.sim.worlds import BOTH, STAYS, calls, causes, pods, scenario, served, waits
+
+each = pytest.mark.parametrize("behaviour", BOTH, ids=lambda behaviour: behaviour.name)
+
+
+def first_address_of_secondary_eni(record: RunRecord) -> float:
+    """Return when the node's pool first had more addresses than its first ENI can give."""
+    pool = record.pool
+    return float(min(pool["t"][pool["enis"] >= 2]))
+
+
+@each
+def test_amazon_vpc_cni_k8s_2896_cooling_addresses_hide_a_shortfall(behaviour: Behaviour) -> None:
+    """MINIMUM 23, WARM 2, 19 assigned, 4 cooling: upstream assigns nothing until they cool.
+
+    23 - 19 = 4 available is no fewer than 2, so nothing is short, though no address is free.
+    """
+    # Never more than 21 at once: two come and go, and two more, each on addresses that are free.
+    trace = pods(
+        [0.0] * 19 + [50.0] * 2 + [56.0] * 2 + [61.0] * 2,
+        [STAYS] * 19 + [5.0] * 2 + [4.0] * 2 + [STAYS] * 2,
+        end=200.0,
+    )
+    made = scenario(
+        "MINIMUM_IP_TARGET=23 WARM_IP_TARGET=2 WARM_ENI_TARGET=0 IP_COOLDOWN_PERIOD=30",
+        behaviour=behaviour,
+        node_type=named("m5.4xlarge"),
+        max_pods=60,
+    )
+    record = run(made, trace)
+
+    assert served(record) == 25
+    late = waits(record)[23:]
+    before = calls_between(record, "AssignPrivateIpAddresses", 0.0, 85.0)
+    if behaviour is UPSTREAM:
+        assert causes(record)["all_cooling"] >= 2
+        assert before == 0
+        # Two have cooled at 85 s, and the kubelet asks again 10 to 15 s after a refusal.
+        assert all(85.0 - 61.0 <= wait <= 85.0 - 61.0 + 15.1 for wait in late)
+    else:
+        assert max(late) < 5.0
+        assert causes(record).get("all_cooling", 0) == 0
+
+
+@each
+@pytest.mark.parametrize("settings", ["WARM_IP_TARGET=5", "MINIMUM_IP_TARGET=6 WARM_IP_TARGET=1"])
+def test_amazon_vpc_cni_k8s_1872_warm_target_above_addresses_per_eni(
+    settings: str, behaviour: Behaviour
+) -> None:
+    """A target above the three addresses of an ENI (a t3.small's) needs no two minutes.
+
+    In v1.10 the daemon waited for as many addresses as the target on one ENI that can have
+    three, and added it after more than 2 minutes, with pods waiting. v1.23 has mended that, and
+    so have both behaviours: five pods on a cold node have addresses of two ENIs in a minute.
+    """
+    made = scenario(settings, behaviour=behaviour, node_type=named("t3.small"), warm=False)
+    record = run(made, pods([0.0] * 5, end=400.0))
+
+    assert served(record) == 5
+    assert first_address_of_secondary_eni(record) < 120.0
+    assert 0.0 < max(waits(record)) < 60.0
+    assert record.pool["addresses"].max() >= 6
+
+
+@each
+def test_amazon_vpc_cni_k8s_405_150_nodes_at_once(behaviour: Behaviour) -> None:
+    """150 nodes that start at once under WARM_ENI_TARGET=1: EC2 throttles, and pods wait.
+
+    Of the source: RequestLimitExceeded in ipamd's metrics, and pods in ContainerCreating. Its
+    15 minutes are of v1.4 and its retries. The floor is EC2's: an ENI more for each node, by
+    a bucket of 50 and 5 a second, takes (150 - 50) / 5 = 20 s.
+    """
+    nodes = 150
+    per_node = 12
+    trace = pods(
+        [0.0] * nodes * per_node,
+        nodes=[pod // per_node for pod in range(nodes * per_node)],
+        node_names=[f"n{node}" for node in range(nodes)],
+        end=1200.0,
+    )
+    made = scenario(
+        "WARM_ENI_TARGET=1", behaviour=behaviour, nodes=nodes, warm=False, subnets=["10.0.0.0/18"]
+    )
+    record = run(made, trace)
+
+    assert served(record) == nodes * per_node
+    assert calls(record, error="RequestLimitExceeded")["AttachNetworkInterface"] > 0
+    attached = record.calls["api"] == record.apis.index("AttachNetworkInterface")
+    done = np.sort(record.calls["ended"][attached & (record.calls["error"] == 0)])
+    assert all(at >= (n - 50) / 5 for n, at in enumerate(done[:nodes], start=1))
+    longest = max(waits(record))
+    assert 20.0 <= longest <= 15 * 60.0
+    if behaviour is UPSTREAM:
+        # A refused ADD comes back with the kubelet, 10 to 15 s later, again and again.
+        assert causes(record)["pool_empty"] + causes(record).get("throttled", 0) > nodes
+
+
+def test_amazon_vpc_cni_k8s_405_native_is_no_slower() -> None:
+    """The same start, both behaviours: native's last pod has its address no later."""
+    longest = {}
+    for behaviour in BOTH:
+        trace = pods(
+            [0.0] * 150 * 12,
+            nodes=[pod // 12 for pod in range(150 * 12)],
+            node_names=[f"n{node}" for node in range(150)],
+            end=1200.0,
+        )
+        made = scenario(behaviour=behaviour, nodes=150, warm=False, subnets=["10.0.0.0/18"])
+        longest[behaviour.name] = max(waits(run(made, trace)))
+    assert longest[NATIVE.name] <= longest[UPSTREAM.name]
+
+
+def calls_between(record: RunRecord, api: str, start: float, end: float) -> int:
+    """Count attempts of a call in a stretch of time."""
+    if api not in record.apis:
+        return 0
+    asked = record.calls["api"] == record.apis.index(api)
+    at = record.calls["ended"][asked]
+    return int(np.count_nonzero((at >= start) & (at < end)))
