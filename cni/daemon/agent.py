@@ -164,9 +164,9 @@ class Agent:
             self._log.warning("settings", warning=warning)
         identity = await self._identity()
         self._log = self._log.bind(instance=identity.instance_id)
-        self._netlink = NetlinkThread(
-            lambda: Kernel(self._options, sysctl_root=str(install.sysctl_root()))
-        )
+        self._netlink = NetlinkThread(self._kernel)
+        # A thread of its own: waiting for a new ENI's link must not hold pods up.
+        self._eni_netlink = NetlinkThread(self._kernel)
         await self._refuse_upstreams_pods()
         recovered = self._open_ledger()
         clock = self._machine.clock
@@ -180,6 +180,9 @@ class Agent:
         await self._build(identity, recovered)
         await self._serve()
         self.metrics.started(self._machine.clock.now() - started, success=True)
+
+    def _kernel(self) -> Kernel:
+        return Kernel(self._options, sysctl_root=str(install.sysctl_root()))
 
     async def _serve_probes(self) -> None:
         """Serve metrics and health from the first moment: a slow start is no dead daemon."""
@@ -266,7 +269,7 @@ class Agent:
                 f"EC2 does not tell what this node has: {error}; check the node's role"
                 " (deploy/iam-policy.json) and its way to the EC2 endpoint"
             ) from error
-        self.enis = NodeEnis(self._imds.enis, self._netlink, self._options, log)
+        self.enis = NodeEnis(self._imds.enis, self._eni_netlink, self._options, log)
         attached = await self._take_in(shown.managed)
         self._journal = JournalFile(
             self._state / "journal",
@@ -529,4 +532,5 @@ class Agent:
         if hasattr(self, "_ledger"):
             await self._ledger.close()
         if hasattr(self, "_netlink"):
-            self._netlink.close()
+            await self._netlink.close()
+            await self._eni_netlink.close()
