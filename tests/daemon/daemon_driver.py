@@ -17,7 +17,7 @@ from sim.metadata import attached_eni
 from sim.streams import Draws
 from sim.vpc import Vpc
 from tests.daemon import virtual_loop
-from tests.daemon.scripts import END_S, INSTANCE, Faulty, Log, Player, Script
+from tests.daemon.scripts import END_S, INSTANCE, Faulty, Log, Player, Script, life_of
 
 
 class Effect(Protocol):
@@ -137,7 +137,12 @@ async def _play(script: Script, make_effect: Callable[[Script], Effect]) -> Play
             cloud,
             NoLinks(),
             clock,
-            Manner(script.kind, script.behaviour, INSTANCE, lambda: draws.uniform("pause")),
+            Manner(
+                script.kind,
+                script.behaviour,
+                life_of(len(maintainers)),
+                lambda: draws.uniform("pause"),
+            ),
             player.served,
             Quiet(),
             structlog.stdlib.get_logger(),

@@ -250,6 +250,11 @@ class Player:
         self.waiting.clear()
 
 
+def life_of(number: int) -> str:
+    """Return what tells one start of the daemon from the next, in the tokens of its calls."""
+    return f"{INSTANCE}-{number}"
+
+
 def _key(name: str) -> SandboxKey:
     return SandboxKey("aws-cni", name, "eth0")
 

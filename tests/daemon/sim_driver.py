@@ -9,7 +9,7 @@ from cni.cloud.calls import Call
 from sim.cloud import Account, Answer, CloudModel
 from sim.metadata import attached_eni
 from sim.node import SimNode
-from tests.daemon.scripts import END_S, INSTANCE, SUBNET, Faulty, Log, Player, Script
+from tests.daemon.scripts import END_S, INSTANCE, SUBNET, Faulty, Log, Player, Script, life_of
 
 
 class _NoRecorder:
@@ -65,7 +65,7 @@ def play(script: Script) -> list[str]:
         player.start(tuple(attached_eni(eni) for eni in vpc.interfaces_of(INSTANCE, env.now)))
         scenario: Any = script  # It reads kind and behaviour alone.
         node = _Node(
-            env, 0, INSTANCE, scenario, cloud, _NoRecorder(), None,  # type: ignore[arg-type]
+            env, 0, life_of(len(nodes)), scenario, cloud, _NoRecorder(), None,  # type: ignore[arg-type]
             lambda _node, assignment: player.served(assignment),
         )  # fmt: skip
         node.allocator = player.allocator
