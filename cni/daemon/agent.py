@@ -6,16 +6,17 @@ refill, and at last the config file by which the runtime learns that the node ha
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 import instance_limits
+from cni.allocator.actions import FailureReason
 from cni.allocator.behaviour import PRESETS
 from cni.allocator.journal import Journaled, Start
 from cni.allocator.model import AttachedEni, BlockKind, NodeLimits
@@ -62,6 +63,13 @@ STOP_PATIENCE_S = 20.0
 
 CIDR_LOOK_S = 30.0
 BEAT_S = 5.0
+
+START_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
+"""Pauses between attempts to learn from EC2 what the node has, halved or half as long again."""
+
+_PASSING = (FailureReason.THROTTLED, FailureReason.UNKNOWN_OUTCOME)
+
+Answer = TypeVar("Answer")
 
 FIRST_REFILL_S = 60.0
 """How long the config file waits for the first refill: a throttled EC2 must not keep a node out."""
@@ -261,9 +269,9 @@ class Agent:
         """Make the allocator from what is there, and everything that hangs on it."""
         machine, log = self._machine, self._log
         try:
-            shown = await self._ec2.managed_enis()
+            shown = await self._patiently(self._ec2.managed_enis)
             limits = await self._limits(identity)
-            await self._delete_orphans(identity)
+            await self._patiently(lambda: self._delete_orphans(identity))
         except CallError as error:
             raise StartError(
                 f"EC2 does not tell what this node has: {error}; check the node's role"
@@ -290,6 +298,18 @@ class Agent:
         )
         self.metrics.not_recovered(len(self.allocator.dropped))
         await recovery.clear_strays(self.sandboxes, self._netlink, self.enis.installed, log)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask EC2 again while it throttles or is silent: nodes that start together meet both."""
+        for pause in START_PAUSES_S:
+            try:
+                return await ask()
+            except CallError as error:
+                if error.reason not in _PASSING:
+                    raise
+                self._log.warning("EC2 is asked again", error=str(error), after_s=pause)
+            await self._machine.clock.sleep(pause * (0.5 + self._machine.rng.random()))
+        return await ask()
 
     def _start_of(
         self,

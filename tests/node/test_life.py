@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.lab.errors import LabError
+from sim.lab.faults import LabFault, LabRequest
 from sim.lab.lab import Lab
 from sim.lab.plan import LabPlan
 from sim.lab.pods import CniRefusedError
@@ -96,3 +97,19 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         node.environment = {**node.environment, "WARM_IP_TARGET": "five"}
         with pytest.raises(LabError, match="WARM_IP_TARGET='five': allowed is"):
             node.start_daemon()
+
+
+def test_a_start_under_throttling_waits_for_ec2(tmp_path: Path) -> None:
+    """Five hundred nodes that start together are throttled: the daemon asks again, and serves."""
+    with lab_of(tmp_path) as lab:
+        (node,) = lab.nodes
+        node.end_daemon()
+        refused = [LabFault("RequestLimitExceeded")] * 4
+
+        def fault(_request: LabRequest) -> LabFault | None:
+            return refused.pop() if refused else None
+
+        lab.cloud.faults = fault
+        node.start_daemon()
+        assert not refused
+        node.add_pod("web")
