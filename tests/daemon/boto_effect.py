@@ -59,7 +59,8 @@ class BotoEffect:
         self.services.call(lambda: self._lab.launch(INSTANCE, node_type, SUBNET))
         self._endpoint = self._serve(self.services.call(self._lab.ec2_app))
         metadata = self._serve(self.services.call(lambda: self._lab.imds_app(INSTANCE)))
-        self._imds = Imds(sleep=_no_time, endpoint=metadata)
+        # A machine that is busy must not look like a metadata service that is silent.
+        self._imds = Imds(sleep=_no_time, endpoint=metadata, timeout_s=60.0)
         self._ec2: Ec2 | None = None
 
     def _serve(self, app: object) -> str:
