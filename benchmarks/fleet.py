@@ -8,6 +8,7 @@ from cni.allocator.behaviour import NATIVE, Behaviour
 from cni.allocator.model import NodeLimits
 from cni.allocator.targets import WarmIp
 from sim.cloud_numbers import CloudNumbers
+from sim.node_pool import NodePool
 from sim.scenario import Scenario, SubnetPlan
 from sim.scheduler import Capacity
 from sim.sources.pods import trace_of
@@ -33,12 +34,16 @@ def fleet(nodes: int, behaviour: Behaviour = NATIVE, *, checks: bool = False) ->
     numbers = replace(CloudNumbers.load(), enis_per_region=10_000_000)
     return Scenario(
         subnets=(SubnetPlan("10.0.0.0/12"),),
-        limits=NodeLimits(15, 49, 737),
-        shape=InstanceShape(15, 50),
-        nodes=nodes,
-        capacity=Capacity(735),
-        behaviour=behaviour,
-        target=WarmIp(10, minimum=60),
+        pools=(
+            NodePool(
+                limits=NodeLimits(15, 49, 737),
+                shape=InstanceShape(15, 50),
+                nodes=nodes,
+                capacity=Capacity(735),
+                behaviour=behaviour,
+                target=WarmIp(10, minimum=60),
+            ),
+        ),
         numbers=numbers,
         checks=checks,
     )

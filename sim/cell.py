@@ -25,8 +25,9 @@ import numpy as np
 from cni.allocator.behaviour import NATIVE
 from cni.allocator.model import BlockKind, NodeLimits
 from cni.allocator.targets import WarmIp
-from sim import metrics
+from sim import metrics, nodes
 from sim.cloud_numbers import CloudNumbers
+from sim.node_pool import NodePool
 from sim.record import RunRecord
 from sim.scenario import Scenario, SubnetPlan
 from sim.simulation import run
@@ -156,7 +157,8 @@ def run_task(scenario: Scenario) -> Task:
 
     Texts for reports would tell apart what is the same: WARM_ENI_TARGET beside an IP target.
     """
-    return Task("run", replace(scenario, settings={}, warnings=(), command=()))
+    pools = tuple(replace(pool, settings={}, warnings=()) for pool in scenario.pools)
+    return Task("run", replace(scenario, pools=pools, command=()))
 
 
 def bound_task(scenario: Scenario) -> Task:
@@ -165,34 +167,55 @@ def bound_task(scenario: Scenario) -> Task:
     Each address is there at the instant its pod wants it, as if the future were known: EC2
     answers at once, one ENI has room for all pods of its node, and the subnet has no end.
     """
-    pods = scenario.limits.pods
-    wanted = scenario.nodes * (pods + 2) * 2
+    wanted = sum(_most_nodes(pool) * (pool.limits.pods + 2) * 2 for pool in scenario.pools)
     mask = max(12, min(24, 31 - wanted.bit_length()))
     ideal = replace(
         scenario,
         subnets=(SubnetPlan(f"10.0.0.0/{mask}"),),
-        limits=NodeLimits(2, pods + 1, pods),
-        shape=InstanceShape(2, pods + 2, prefixes_allowed=True),
-        behaviour=NATIVE,
-        target=WarmIp(1),
-        kind=BlockKind.SECONDARY_IP,
-        settings={},
-        warnings=(),
+        pools=tuple(map(_ideal, scenario.pools)),
         numbers=CloudNumbers.instant(),
+        faults=(),
+        denied=(),
         seed=0,
         command=(),
     )
     return Task("bound", ideal)
 
 
+def _most_nodes(pool: NodePool) -> int:
+    """Return how many nodes of a pool there can be at once, those that replace others included."""
+    scaling = pool.changes.autoscaling
+    most = pool.nodes if scaling is None else scaling.most
+    replaced = pool.changes.recycling is not None or pool.changes.spot is not None
+    return most * (2 if replaced else 1)
+
+
+def _ideal(pool: NodePool) -> NodePool:
+    """Let a pool have each address the instant its pod wants it."""
+    pods = pool.limits.pods
+    return replace(
+        pool,
+        limits=NodeLimits(2, pods + 1, pods),
+        shape=InstanceShape(2, pods + 2, prefixes_allowed=True),
+        behaviour=NATIVE,
+        target=WarmIp(1),
+        kind=BlockKind.SECONDARY_IP,
+        zones=(),
+        settings={},
+        warnings=(),
+    )
+
+
 def _bound(record: RunRecord) -> float:
-    """Add up what pods hold and what cools after them, over time, and one primary for each node."""
+    """Add up what pods hold and what cools after them, over time, and a primary for each node."""
     served_at, released_at = record.pods["served_at"], record.pods["released_at"]
     end_s = record.header.end_s
     served = ~np.isnan(served_at)
-    until = np.where(np.isnan(released_at), end_s, released_at + record.header.cooldown_s)
-    held_s = np.minimum(until, end_s)[served] - served_at[served]
-    return _cut(float(held_s.sum()) / end_s if end_s else 0.0) + len(record.header.nodes)
+    cooled_at = released_at + metrics.cooldowns(record, record.pods["node"])
+    until = np.where(np.isnan(released_at), end_s, cooled_at)
+    held_s = np.minimum(until, end_s)[served] - np.maximum(served_at[served], 0.0)
+    held_s = np.maximum(held_s, 0.0)
+    return _cut(float(held_s.sum()) / end_s if end_s else 0.0) + nodes.mean(record)
 
 
 def _cut(value: float | None) -> float:

@@ -206,7 +206,7 @@ def _print_answer(answer: "Recommendation", output: opt.Format) -> None:
     if not answer.feasible:
         return
     typer.echo(f"\n{environment_block(answer)}\n\n{answer.deploy}")
-    if answer.scenario.behaviour.name == "native":
+    if answer.scenario.pool.behaviour.name == "native":
         _say(
             "Found for our own daemon (--behaviour native);"
             " where nodes run amazon-vpc-cni-k8s, ask with --behaviour upstream"

@@ -62,9 +62,9 @@ class Account:
     denied: frozenset[str] = field(default=frozenset())
 
     @classmethod
-    def of(cls, numbers: CloudNumbers, vpc: Vpc) -> "Account":
-        """Make an account with full buckets and every permission."""
-        return cls(numbers, RequestBuckets(numbers.buckets), vpc)
+    def of(cls, numbers: CloudNumbers, vpc: Vpc, denied: frozenset[str] = frozenset()) -> "Account":
+        """Make an account with full buckets and every permission but those denied."""
+        return cls(numbers, RequestBuckets(numbers.buckets), vpc, denied)
 
 
 class CloudModel:
@@ -94,12 +94,28 @@ class CloudModel:
         self._draws = draws
         self._on_call = on_call
         self._faults = faults
+        self._hung_up = False
+        self._loose: set[EniId] = set()
         now = env.now
         interfaces = self._vpc.interfaces_of(instance_id, now)
         self._subnet_id = interfaces[0].subnet_id
         self._metadata = MetadataCopy()
         for interface in interfaces:
             self._metadata.note(interface, now, now)
+
+    @property
+    def subnet_id(self) -> str:
+        """The subnet of the primary ENI."""
+        return self._subnet_id
+
+    def hang_up(self) -> None:
+        """Answer no call any more: who asked is gone. What has reached EC2 stays done."""
+        self._hung_up = True
+
+    def orphans(self) -> tuple[EniId, ...]:
+        """Return the ENIs that this node created and that hang on no instance, by age."""
+        detached = set(self._vpc.detached(self._env.now))
+        return tuple(sorted(self._loose & detached))
 
     def answer(self, call: Call) -> Answer:
         """Answer a call in simulated time; CallError if it failed for good.
@@ -110,6 +126,7 @@ class CloudModel:
         if isinstance(call, calls.Pause):
             share = self._draws.uniform("pause") if call.jitter else 0.0
             yield from self._wait(call.seconds * (1 + call.jitter * share))
+            yield from self._only_if_heard()
             return calls.Done()
         if isinstance(call, calls.ReadMetadata):
             return (yield from self._read_metadata(call))
@@ -135,6 +152,7 @@ class CloudModel:
         """Read the copy; no bucket, no SDK and so no second attempt."""
         fault = self._fault(call)
         yield from self._wait(self._latency(call) + fault.delay_s)
+        yield from self._only_if_heard()
         if fault.code:
             raise CallError(reason_of(fault.code, fault.message), fault.code, fault.message)
         return self._metadata.read(self._env.now)
@@ -149,6 +167,7 @@ class CloudModel:
         latency = self._latency(call) + fault.delay_s
         timeout_s = self._numbers.sdk.timeout_s or inf
         yield from self._wait(min(latency, timeout_s) / 2)
+        yield from self._only_if_heard()
         refusal: Ec2Error | None = None
         try:
             reply = self._arrive(call, fault)
@@ -162,6 +181,7 @@ class CloudModel:
         if self._on_call is not None:
             code = "" if refusal is None else refusal.code
             self._on_call(call.api, started, self._env.now, code)
+        yield from self._only_if_heard()
         if refusal is not None:
             raise refusal
         return reply
@@ -214,6 +234,7 @@ class CloudModel:
                 return self._detach(eni_id, attachment_id, now)
             case calls.DeleteNetworkInterface(eni_id):
                 vpc.delete_network_interface(eni_id, now)
+                self._loose.discard(eni_id)
                 return calls.Done()
             case calls.DescribeNetworkInterfaces(eni_ids):
                 return self._interfaces(eni_ids, now)
@@ -234,6 +255,7 @@ class CloudModel:
         interface = self._vpc.create_network_interface(
             subnet_id, call.kind, call.blocks, token, now
         )
+        self._loose.add(interface.eni_id)
         return calls.InterfaceCreated(interface.eni_id, interface.primary_ip, interface.blocks)
 
     def _attach(self, eni_id: EniId, device_index: int, now: float) -> Reply:
@@ -273,6 +295,11 @@ class CloudModel:
     def _latency(self, call: Call) -> float:
         delay = self._numbers.latencies.get(call.api, INSTANT)
         return delay.at(self._draws.uniform(call.api)) if delay.median_s else 0.0
+
+    def _only_if_heard(self) -> Wait:
+        """Go no further where who asked has gone: wait for what never comes."""
+        if self._hung_up:
+            yield self._env.event()
 
     def _wait(self, seconds: float) -> Wait:
         """Let simulated time pass; no time costs no event, so that no other process runs."""

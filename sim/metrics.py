@@ -5,8 +5,9 @@ All of them are vectorised: a million pods take seconds. Nothing is sampled wher
 computed; only `timeline` and `calls_over_time` thin out, for drawing.
 
 Three conventions hold throughout. The judged time is [0, end_s]: what happened before the
-trace's zero is part of the state at zero. A step function's value holds from its row's `t`
-until the next row's. Means and quantiles over time are weighted by duration.
+trace's zero is part of the state at zero, and a pod whose first ADD came before is no demand. A
+step function's value holds from its row's `t` until the next row's. Means and quantiles over time
+are weighted by duration.
 """
 
 from collections import deque
@@ -41,7 +42,7 @@ class UnbalancedBooksError(ValueError):
 
 
 def waits(record: RunRecord) -> pd.DataFrame:
-    """Return one row for each pod that a node took, in order of the trace.
+    """Return one row for each pod that a node took from zero on, in order of the trace.
 
     pod        number in the trace
     node       its name (categorical)
@@ -52,7 +53,7 @@ def waits(record: RunRecord) -> pd.DataFrame:
     refused    refused ADDs before it was served
     """
     pods = record.pods
-    pod = np.flatnonzero(~np.isnan(pods["added_at"]))
+    pod = np.flatnonzero(pods["added_at"] >= 0.0)
     added_at = pods["added_at"][pod]
     wait_s = pods["served_at"][pod] - added_at
     until = np.fmin(pods["released_at"][pod], record.header.end_s)
@@ -313,13 +314,17 @@ def summarise(record: RunRecord) -> Summary:
     """
     header = record.header
     frame = steps(record)
-    served = int(np.count_nonzero(~np.isnan(record.pods["served_at"])))
-    placed = int(np.count_nonzero(~np.isnan(record.pods["added_at"])))
+    added_at, served_at = record.pods["added_at"], record.pods["served_at"]
+    demanded = added_at >= 0.0
+    present = int(np.count_nonzero(added_at < 0.0))
+    served = int(np.count_nonzero(demanded & ~np.isnan(served_at)))
+    placed = int(np.count_nonzero(demanded))
+    pods = header.pods - present
     short_of = _counted(record.unplaced["resource"], record.resources)
     unschedulable = len(record.unplaced["pod"])
-    if header.pods != placed + unschedulable or placed < served:
+    if pods != placed + unschedulable or placed < served:
         message = (
-            f"{header.pods} pods in the trace, but {placed} taken by a node (of these {served} "
+            f"{pods} pods wanted a node, but {placed} taken by a node (of these {served} "
             f"served) and {unschedulable} not"
         )
         raise UnbalancedBooksError(message)
@@ -327,16 +332,17 @@ def summarise(record: RunRecord) -> Summary:
     at_once = _at_once(record)
     held = spreads["held"].mean
     return Summary(
-        pods=header.pods,
+        pods=pods,
+        present=present,
         served=served,
         waiting=placed - served,
         unschedulable=unschedulable,
         unschedulable_by_resource=short_of,
         wait_s=_wait_quantiles(waits(record)["waited_s"].to_numpy()),
         at_once_of_served=at_once / served if served else None,
-        at_once_of_all=at_once / header.pods if header.pods else None,
+        at_once_of_all=at_once / pods if pods else None,
         refusals=_counted(record.refusals["cause"], record.causes),
-        refused_pods=int(np.count_nonzero(record.pods["refused"])),
+        refused_pods=int(np.count_nonzero(record.pods["refused"][demanded])),
         addresses=Addresses(**spreads),
         utilisation=spreads["assigned"].mean / held if held else None,
         subnets=_subnet_lows(record),
@@ -366,18 +372,29 @@ def _events(record: RunRecord, node: int | None) -> tuple[tuple[Floats, dict[str
     if node is not None:
         served &= pods["node"] == node
     served_at = pods["served_at"][served]
-    released_at = pods["released_at"][served]
-    released_at = released_at[~np.isnan(released_at)]
+    released = served & ~np.isnan(pods["released_at"])
+    released_at = pods["released_at"][released]
+    cooldown_s = cooldowns(record, pods["node"][released])
     cut = _rows_of(record.cut, node)
     pool = _pool_changes(record, node)
     return (
         (served_at, {"assigned": 1}),
         (released_at, {"assigned": -1, "cooling": 1}),
-        (released_at + record.header.cooldown_s, {"cooling": -1}),
+        (released_at + cooldown_s, {"cooling": -1}),
         (cut["t"], {"cooling": -cut["count"]}),
         (cut["until"], {"cooling": cut["count"]}),
         (pool["t"], {"held": pool["addresses"], "enis": pool["enis"]}),
     )
+
+
+def cooldowns(record: RunRecord, node: NDArray[np.int32]) -> Floats | float:
+    """Return the cooldown of addresses released on these nodes, in seconds."""
+    header = record.header
+    if len({pool.cooldown_s for pool in header.pools}) < 2:  # noqa: PLR2004 - all alike
+        return header.cooldown_s
+    of_pool = np.array([pool.cooldown_s for pool in header.pools])
+    found: Floats = of_pool[np.array(header.node_pools, dtype=np.int64)[node]]
+    return found
 
 
 def _changes(events: tuple[tuple[Floats, dict[str, Any]], ...], band: str) -> NDArray[np.int32]:
@@ -469,7 +486,8 @@ def _at_once(record: RunRecord) -> int:
     """Count pods whose first ADD found an address at once."""
     pods = record.pods
     wait_s = pods["served_at"] - pods["added_at"]
-    return int(np.count_nonzero((wait_s < INSTANT_S) & (pods["refused"] == 0)))
+    demanded = pods["added_at"] >= 0.0
+    return int(np.count_nonzero(demanded & (wait_s < INSTANT_S) & (pods["refused"] == 0)))
 
 
 def _wait_quantiles(waited_s: Floats) -> Quantiles:

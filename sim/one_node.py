@@ -22,9 +22,9 @@ from sim.cloud import Account, CloudModel
 from sim.cloud_numbers import CloudNumbers
 from sim.kubelet import IFNAME, NETWORK, Kubelet
 from sim.node import SimNode
+from sim.node_pool import NodePool
 from sim.node_type import NodeType
 from sim.record import Recorder
-from sim.scenario import Scenario, SubnetPlan
 from sim.scheduler import Capacity
 from sim.streams import Draws, stream
 from sim.subnet import Subnet
@@ -114,8 +114,7 @@ class _OneNode:
         enis = min(node_type.enis, settings.max_eni or node_type.enis)
         small, large = SUBNETS_WITHOUT_END
         cidr = small if node_type.addresses(settings.kind) < 2**14 else large
-        scenario = Scenario(
-            subnets=(SubnetPlan(cidr),),
+        pool = NodePool(
             limits=NodeLimits(enis, node_type.ipv4_per_eni - 1, max_pods),
             shape=node_type.shape,
             instance=node_type.name,
@@ -124,15 +123,13 @@ class _OneNode:
             target=settings.target,
             kind=settings.kind,
             cooldown_s=settings.ip_cooldown_period_s,
-            seed=seed,
-            numbers=CloudNumbers.instant(),
         )
         self.env = env = simpy.Environment()
         vpc = Vpc([Subnet("subnet-0", cidr, stream(seed, "placement"))])
-        launched = vpc.launch_instance("node-0", scenario.shape, "subnet-0", 0.0)
+        launched = vpc.launch_instance("node-0", pool.shape, "subnet-0", 0.0)
         self.calls: Counter[str] = Counter()
         self.called_at = -inf
-        account = Account.of(scenario.numbers, vpc)
+        account = Account.of(CloudNumbers.instant(), vpc)
         draws = Draws(seed, "node", "node-0")
         cloud = CloudModel(env, account, "node-0", draws, on_call=self._note)
         self.recorder = Recorder(most_pods)
@@ -141,13 +138,12 @@ class _OneNode:
             self.recorder,
             [inf] * most_pods,
             inf,
-            behaviour.add_wait_s,
             Draws(seed, "kubelet"),
             lambda _pod, _node: None,
         )
         auditor = Auditor(vpc)
         self.node = SimNode(
-            env, 0, "node-0", scenario, cloud, self.recorder, auditor, self.kubelet.served_in_line
+            env, 0, "node-0", pool, cloud, self.recorder, auditor, self.kubelet.served_in_line
         )
         primary = AttachedEni(launched.eni_id, 0, launched.primary_ip, ())
         self.node.start(primary, 0.0, stream(seed, "daemon").getrandbits(48))

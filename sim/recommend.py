@@ -116,7 +116,7 @@ class Recommendation:
         reach = self.runway
         return {
             "feasible": self.feasible,
-            "behaviour": self.scenario.behaviour.name,
+            "behaviour": self.scenario.pool.behaviour.name,
             "slo": [str(limit) for limit in self.limits],
             "recommended": self.best.as_dict(),
             "runner_up": None if self.runner_up is None else self.runner_up.as_dict(),
@@ -385,7 +385,7 @@ def _changes(answer: Recommendation) -> list[str]:
     ]
     if best["lowest_free"] < 1:
         found.append("the subnets: one of them runs dry; add a subnet or free addresses")
-    elif answer.scenario.kind is BlockKind.PREFIX and best["lowest_free_prefixes"] < 1:
+    elif answer.scenario.pool.kind is BlockKind.PREFIX and best["lowest_free_prefixes"] < 1:
         found.append("the subnets: no /28 is left whole; reserve a range for prefixes")
     if best["unschedulable"] >= 1:
         found.append(f"the nodes: {number(round(best['unschedulable']))} pods fit none; add nodes")

@@ -18,12 +18,26 @@ NAN = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
+class PoolHeader:
+    """One pool of nodes: `nodes` is how many it began with, `settings` are effective ones."""
+
+    name: str
+    instance: str
+    behaviour: str
+    settings: Mapping[str, str]
+    nodes: int
+    cooldown_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunHeader:
     """What was run: enough to run it again, and the first thing in every report.
 
-    `settings` are the effective variables by name; `cooldown_s` is IP_COOLDOWN_PERIOD;
-    `scenario` is everything else that shaped the run, ready to print, and `command` the words
-    that make it again, where it was made by a command.
+    `settings` are the effective variables by name (with several pools under POOL/NAME);
+    `cooldown_s` is IP_COOLDOWN_PERIOD; `scenario` is everything else that shaped the run, ready to
+    print, and `command` the words that make it again, where it was made by a command. `pods`
+    counts those of the trace and those that took an evicted one's place. `node_pools` tells which
+    of `pools` each node belongs to; empty where there is one pool.
     """
 
     behaviour: str
@@ -40,6 +54,12 @@ class RunHeader:
     warnings: tuple[str, ...] = ()
     scenario: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    pools: tuple[PoolHeader, ...] = ()
+    node_pools: tuple[int, ...] = ()
+
+    def pool_of(self, node: int) -> int:
+        """Return which of `pools` a node belongs to, by its number."""
+        return self.node_pools[node] if self.node_pools else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +82,11 @@ class RunRecord:
     refusals: one row for each refused ADD: t, node, pod, cause (code into `causes`)
     calls: one row for each attempt of a call: started, ended, node, api (code into `apis`),
         error (code into `errors`; 0 is the empty string, success)
+    moves: one row for each thing that happened to a node: t, node, event (code into `events`:
+        joining, ready, cordoned, uncordoned, draining, gone, daemon away, daemon back). Nodes that
+        are there from the start have no row for their coming
+    replaced: one row for each pod that took the place of an evicted one: pod, of (both rows of
+        pods)
     subnets: free addresses after each change, in order of time: t, subnet (index into
         header.subnets), free, free_prefixes (aligned /28 that could be handed out)
     """
@@ -74,10 +99,13 @@ class RunRecord:
     refusals: Mapping[str, NDArray[Any]]
     calls: Mapping[str, NDArray[Any]]
     subnets: Mapping[str, NDArray[Any]]
+    moves: Mapping[str, NDArray[Any]]
+    replaced: Mapping[str, NDArray[Any]]
     resources: tuple[str, ...]
     causes: tuple[str, ...]
     apis: tuple[str, ...]
     errors: tuple[str, ...]
+    events: tuple[str, ...]
 
     def tables(self) -> Iterator[tuple[str, Mapping[str, NDArray[Any]]]]:
         """Yield each table with its name, in a fixed order."""
@@ -88,6 +116,8 @@ class RunRecord:
         yield "refusals", self.refusals
         yield "calls", self.calls
         yield "subnets", self.subnets
+        yield "moves", self.moves
+        yield "replaced", self.replaced
 
 
 class Names:
@@ -124,12 +154,21 @@ class Recorder:
         self.causes = Names()
         self.apis = Names()
         self.errors = Names("")
+        self.events = Names()
         self._unplaced = (array("i"), array("i"))
         self._pool = (array("d"), array("i"), array("i"), array("i"), array("i"))
         self._cut = (array("d"), array("i"), array("i"), array("d"))
         self._refusals = (array("d"), array("i"), array("i"), array("i"))
         self._calls = (array("d"), array("d"), array("i"), array("i"), array("i"))
         self._subnets = (array("d"), array("i"), array("i"), array("i"))
+        self._moves = (array("d"), array("i"), array("i"))
+        self._replaced = (array("i"), array("i"))
+        self._arrivals = array("d")
+
+    @property
+    def pods(self) -> int:
+        """Pods that there are columns for."""
+        return len(self.node)
 
     def unplace(self, pod: int, resource: str) -> None:
         """Note that no node took the pod, and which resource was short."""
@@ -156,10 +195,25 @@ class Recorder:
         """Note a subnet's free addresses and free /28s after a change."""
         _append(self._subnets, t, subnet, free, free_prefixes)
 
+    def move(self, t: float, node: int, event: str) -> None:
+        """Note what happened to a node."""
+        _append(self._moves, t, node, self.events.code(event))
+
+    def again(self, of: int, t: float) -> int:
+        """Make room for one more pod, which takes the place of another; return its number."""
+        pod = len(self.node)
+        self.node.append(-1)
+        for column in (self.added_at, self.served_at, self.released_at):
+            column.append(NAN)
+        self.refused.append(0)
+        self._arrivals.append(t)
+        _append(self._replaced, pod, of)
+        return pod
+
     def finish(self, header: RunHeader, arrival_s: NDArray[np.float64]) -> RunRecord:
         """Close the run."""
         pods = {
-            "arrival_s": arrival_s,
+            "arrival_s": _joined(arrival_s, self._arrivals),
             "node": _column(self.node),
             "added_at": _column(self.added_at),
             "served_at": _column(self.served_at),
@@ -175,11 +229,23 @@ class Recorder:
             refusals=_table(self._refusals, "t", "node", "pod", "cause"),
             calls=_table(self._calls, "started", "ended", "node", "api", "error"),
             subnets=_table(self._subnets, "t", "subnet", "free", "free_prefixes"),
+            moves=_table(self._moves, "t", "node", "event"),
+            replaced=_table(self._replaced, "pod", "of"),
             resources=self.resources.words(),
             causes=self.causes.words(),
             apis=self.apis.words(),
             errors=self.errors.words(),
+            events=self.events.words(),
         )
+
+
+def _joined(first: NDArray[np.float64], more: "array[float]") -> NDArray[np.float64]:
+    """Put more values behind an array; the array itself where there are none."""
+    if not more:
+        return first
+    joined = np.concatenate((first, np.frombuffer(more)))
+    joined.setflags(write=False)
+    return joined
 
 
 def _append(columns: tuple["array[Any]", ...], *values: float) -> None:

@@ -19,11 +19,12 @@ from typing import Literal
 
 import numpy as np
 
+from sim.file_entry import is_number
 from sim.metrics import UnbalancedBooksError, summarise
 from sim.record import RunRecord
 from sim.scenario import ScenarioError
 from sim.simulation import run
-from sim.suite import FIGURES, Case, Suite, SuiteError, is_number
+from sim.suite import FIGURES, Case, Suite, SuiteError
 
 DIGITS = 6
 NEGLIGIBLE = 1.5 * 10**-DIGITS
@@ -110,10 +111,11 @@ def measure(case: Case, progress: Callable[[int], None] | None = None) -> Figure
 
 def _instants(record: RunRecord) -> tuple[float | None, float | None]:
     """Return seconds from the first ADD to the first and to the last address handed out."""
-    served = record.pods["served_at"]
+    demanded = record.pods["added_at"] >= 0.0
+    served = record.pods["served_at"][demanded]
     if not np.isfinite(served).any():
         return None, None
-    start = float(np.nanmin(record.pods["added_at"]))
+    start = float(record.pods["added_at"][demanded].min())
     return float(np.nanmin(served)) - start, float(np.nanmax(served)) - start
 
 

@@ -42,9 +42,9 @@ def runway(scenario: Scenario, seeds: Sequence[Figures]) -> Runway:
     """Return what fits of nodes like these; the worst seed's peak counts."""
     enis = math.ceil(max(figures["enis_max"] for figures in seeds) / scenario.nodes)
     held = math.ceil(max(figures["held_max"] for figures in seeds) / scenario.nodes)
-    prefixes = scenario.kind is BlockKind.PREFIX
-    blocks = math.ceil(held / scenario.kind.addresses)
-    per_node = enis + blocks * scenario.kind.addresses
+    prefixes = scenario.pool.kind is BlockKind.PREFIX
+    blocks = math.ceil(held / scenario.pool.kind.addresses)
+    per_node = enis + blocks * scenario.pool.kind.addresses
     fits = [_fit(plan, scenario.seed, enis, blocks, prefixes=prefixes) for plan in scenario.subnets]
     least, first = min(range(len(fits)), key=lambda n: (fits[n][0], n)), scenario.subnets
     count, short = fits[least]

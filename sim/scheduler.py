@@ -9,6 +9,7 @@ otherwise `ByShare` keeps a heap.
 
 import heapq
 from dataclasses import dataclass
+from math import isnan, nan
 from typing import Literal, Protocol
 
 Placement = Literal["spread", "pack"]
@@ -32,10 +33,19 @@ class Capacity:
 
 
 class Scheduler(Protocol):
-    """Free capacity of equal nodes, numbered from 0."""
+    """Free capacity of equal nodes, numbered from 0 in the order in which they came."""
 
     def place(self, cpu_m: int, memory_mib: int) -> int:
         """Take room on the node of choice and return its number, or -1 where none has room."""
+
+    def find(self, cpu_m: int, memory_mib: int) -> int:
+        """Return the node of choice, or -1 where none has room."""
+
+    def share(self, node: int) -> float:
+        """Return the largest share of a node's capacity that is taken."""
+
+    def pods(self, node: int) -> int:
+        """Count the pods on a node."""
 
     def fits(self, node: int, cpu_m: int, memory_mib: int) -> bool:
         """Whether a node has room for such a pod."""
@@ -48,6 +58,15 @@ class Scheduler(Protocol):
 
     def binding(self, cpu_m: int, memory_mib: int) -> str:
         """Return which resource most nodes are short of for such a pod, now."""
+
+    def add(self) -> int:
+        """Take in one more node, empty, and return its number."""
+
+    def close(self, node: int) -> None:
+        """Offer a node to no more pods: it is cordoned, or gone."""
+
+    def open(self, node: int) -> None:
+        """Offer a node again."""
 
 
 def scheduler(
@@ -72,16 +91,28 @@ class ByCount:
         self._levels[0] = (1 << nodes) - 1
         self._hint = 0
         """No node with room comes before this count, in the order of preference."""
+        self._closed: set[int] = set()
 
-    def place(self, cpu_m: int, memory_mib: int) -> int:  # noqa: ARG002 - nobody asks here
+    def place(self, cpu_m: int, memory_mib: int) -> int:
         """Take room on the node of choice and return its number, or -1 where none has room."""
-        level = self._hint
+        node = self.find(cpu_m, memory_mib)
+        if node >= 0:
+            levels, level = self._levels, self._counts[node]
+            bit = self._bits[node]
+            levels[level] ^= bit
+            levels[level + 1] |= bit
+            self._counts[node] = level + 1
+        return node
+
+    def find(self, cpu_m: int, memory_mib: int) -> int:  # noqa: ARG002 - nobody asks here
+        """Return the node of choice, or -1 where none has room."""
         levels = self._levels
         if self._spreads:
-            while not (mask := levels[level]):
+            level, last = self._hint, self._pods_max
+            while level < last and not levels[level]:
                 level += 1
             self._hint = level
-            if level >= self._pods_max:
+            if level >= last:
                 return -1
         else:
             level = self._pods_max - 1
@@ -89,17 +120,42 @@ class ByCount:
                 level -= 1
             if level < 0:
                 return -1
-            mask = levels[level]
-        bit = mask & -mask
-        node = bit.bit_length() - 1
-        levels[level] = mask ^ bit
-        levels[level + 1] |= bit
-        self._counts[node] = level + 1
+        mask = levels[level]
+        return (mask & -mask).bit_length() - 1
+
+    def share(self, node: int) -> float:
+        """Return the share of a node's pods that is taken."""
+        return self._counts[node] / self._pods_max
+
+    def pods(self, node: int) -> int:
+        """Count the pods on a node."""
+        return self._counts[node]
+
+    def add(self) -> int:
+        """Take in one more node, empty, and return its number."""
+        node = len(self._counts)
+        self._counts.append(0)
+        self._bits.append(1 << node)
+        self._levels[0] |= 1 << node
+        self._hint = 0
         return node
+
+    def close(self, node: int) -> None:
+        """Offer a node to no more pods: it is cordoned, or gone."""
+        if node not in self._closed:
+            self._closed.add(node)
+            self._levels[self._counts[node]] ^= self._bits[node]
+
+    def open(self, node: int) -> None:
+        """Offer a node again."""
+        if node in self._closed:
+            self._closed.remove(node)
+            self._levels[self._counts[node]] |= self._bits[node]
+            self._hint = min(self._hint, self._counts[node])
 
     def fits(self, node: int, cpu_m: int, memory_mib: int) -> bool:  # noqa: ARG002 - as above
         """Whether a node has room for one more pod."""
-        return self._counts[node] < self._pods_max
+        return self._counts[node] < self._pods_max and node not in self._closed
 
     def take(self, node: int, cpu_m: int, memory_mib: int) -> None:  # noqa: ARG002 - as above
         """Take room on a node, also one that the trace names and that has none."""
@@ -111,6 +167,9 @@ class ByCount:
 
     def _move(self, node: int, count: int) -> None:
         bit, levels = self._bits[node], self._levels
+        if node in self._closed:
+            self._counts[node] = count
+            return
         levels[self._counts[node]] ^= bit
         if count + 1 >= len(levels):
             levels.append(0)
@@ -143,9 +202,17 @@ class ByShare:
         self._heap = [(0.0, node) for node in range(nodes)]
         self._full: set[tuple[int, int]] = set()
         """Requests that no node has room for, until a node that fits them has."""
+        self._closed: set[int] = set()
 
     def place(self, cpu_m: int, memory_mib: int) -> int:
         """Take room on the node of choice and return its number, or -1 where none has room."""
+        found = self.find(cpu_m, memory_mib)
+        if found >= 0:
+            self.take(found, cpu_m, memory_mib)
+        return found
+
+    def find(self, cpu_m: int, memory_mib: int) -> int:
+        """Return the node of choice, or -1 where none has room."""
         if self._full and (cpu_m, memory_mib) in self._full:
             return -1
         heap, shares = self._heap, self._shares
@@ -155,22 +222,51 @@ class ByShare:
             share, node = entry = heapq.heappop(heap)
             if share != shares[node] or (aside and entry == aside[-1]):
                 continue
+            aside.append(entry)
             if self.fits(node, cpu_m, memory_mib):
                 found = node
                 break
-            aside.append(entry)
         if found < 0:
             self._full.add((cpu_m, memory_mib))
         for entry in aside:
             heapq.heappush(heap, entry)
-        if found >= 0:
-            self.take(found, cpu_m, memory_mib)
         return found
+
+    def share(self, node: int) -> float:
+        """Return the largest share of a node's capacity that is taken."""
+        return abs(self._shares[node])
+
+    def pods(self, node: int) -> int:
+        """Count the pods on a node."""
+        return self._pods[node]
+
+    def add(self) -> int:
+        """Take in one more node, empty, and return its number."""
+        node = len(self._pods)
+        for column in (self._pods, self._cpu, self._memory):
+            column.append(0)
+        self._shares.append(0.0)
+        self._full.clear()
+        self._moved(node)
+        return node
+
+    def close(self, node: int) -> None:
+        """Offer a node to no more pods: it is cordoned, or gone."""
+        self._closed.add(node)
+        self._shares[node] = nan  # No entry of the heap equals it: all of this node's are stale.
+
+    def open(self, node: int) -> None:
+        """Offer a node again."""
+        if node in self._closed:
+            self._closed.remove(node)
+            self._full.clear()
+            self._moved(node)
 
     def fits(self, node: int, cpu_m: int, memory_mib: int) -> bool:
         """Whether a node has room for such a pod."""
         return (
-            self._pods[node] < self._capacity.pods
+            node not in self._closed
+            and self._pods[node] < self._capacity.pods
             and self._cpu[node] + cpu_m <= self._cpu_max
             and self._memory[node] + memory_mib <= self._memory_max
         )
@@ -210,8 +306,12 @@ class ByShare:
         memory = self._memory[node] / self._memory_max
         share = max(share, cpu)
         share = max(share, memory)
+        if node in self._closed:
+            return
         self._shares[node] = share = self._sign * share
         heapq.heappush(self._heap, (share, node))
         if len(self._heap) > 4 * len(self._pods) + 1024:
-            self._heap = [(share, node) for node, share in enumerate(self._shares)]
+            self._heap = [
+                (share, node) for node, share in enumerate(self._shares) if not isnan(share)
+            ]
             heapq.heapify(self._heap)

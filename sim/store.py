@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sim.record import RunHeader, RunRecord
+from sim.record import PoolHeader, RunHeader, RunRecord
 
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of the files that an older `load` would misread."""
 
 HEADER = "header.json"
@@ -28,6 +28,7 @@ _CODED = {
     ("refusals", "cause"): "causes",
     ("calls", "api"): "apis",
     ("calls", "error"): "errors",
+    ("moves", "event"): "events",
 }
 """Columns that are codes, and the record's list of words they count."""
 
@@ -73,6 +74,8 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "refusals": ("t", "node", "pod", "cause"),
     "calls": ("started", "ended", "node", "api", "error"),
     "subnets": ("t", "subnet", "free", "free_prefixes"),
+    "moves": ("t", "node", "event"),
+    "replaced": ("pod", "of"),
 }
 
 
@@ -114,5 +117,6 @@ def _codes(array: pa.Array, words: Sequence[str]) -> NDArray[np.int32]:
 
 
 def _header(fields: dict[str, Any]) -> RunHeader:
-    tuples = ("nodes", "subnets", "trace_notes", "warnings", "command")
-    return RunHeader(**fields | {name: tuple(fields[name]) for name in tuples})
+    tuples = ("nodes", "subnets", "trace_notes", "warnings", "command", "node_pools")
+    pools = tuple(PoolHeader(**pool) for pool in fields["pools"])
+    return RunHeader(**fields | {name: tuple(fields[name]) for name in tuples} | {"pools": pools})

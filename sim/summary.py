@@ -119,7 +119,8 @@ class Ec2Calls:
 class Summary:
     """The figures of one run and what was run.
 
-    pods = served + waiting + unschedulable. `wait_s` is over the pods that a node took; those
+    pods = served + waiting + unschedulable; `present` had their addresses before zero and are not
+    among them. `wait_s` is over the pods that a node took; those
     still waiting count with the wait they have had so far, so that a pod that never gets an
     address cannot improve a quantile. The two shares are of pods whose first ADD found an
     address at once: among served pods, and among all pods of the trace.
@@ -153,6 +154,7 @@ class Summary:
     scenario: Mapping[str, str]
     end_s: float
     command: tuple[str, ...] = ()
+    present: int = 0
 
     @property
     def taken_mean(self) -> float:
@@ -163,6 +165,7 @@ class Summary:
         """Return the JSON form: stable order, rounded to microseconds and millionths, no NaN."""
         return {
             "pods": self.pods,
+            "present_at_start": self.present,
             "served": self.served,
             "waiting": self.waiting,
             "unschedulable": self.unschedulable,

@@ -220,8 +220,8 @@ def sweep(bench: Bench, cells: Sequence[Cell], *, progress: Progress | None = No
 
 def _identity(cell: Cell) -> dict[str, object]:
     place, scenario = cell.place, cell.scenario
-    settings = {} if scenario is None else scenario.settings
-    pods = place.max_pods if scenario is None else scenario.limits.pods
+    settings = {} if scenario is None else scenario.pool.settings
+    pods = place.max_pods if scenario is None else scenario.pool.limits.pods
     return {
         "instance": place.node_type.name,
         "behaviour": place.behaviour,

@@ -201,6 +201,13 @@ class Allocator:
         enis = sorted(self._pool.enis.values(), key=lambda eni: eni.device_index)
         return tuple(eni_as_attached(eni) for eni in enis)
 
+    def cooling(self) -> tuple[tuple[IPv4Address, Instant], ...]:
+        """Return the addresses that cool, each with the instant until which it does, oldest first.
+
+        What the next life of this node's daemon is told, where it is told.
+        """
+        return self._pool.cooling_until()
+
     @property
     def waiting(self) -> int:
         """ADDs that wait in line."""

@@ -308,6 +308,10 @@ class Pool:
             soon += 1
         return soon
 
+    def cooling_until(self) -> tuple[tuple[IPv4Address, Instant], ...]:
+        """Return the addresses that cool, each with its last instant, oldest first."""
+        return tuple((slot.address, Instant(slot.until)) for slot in self._cooling)
+
     def cooled_at(self, eni: PooledEni) -> float:
         """Return the last instant at which an address of the ENI still cools; -inf: none does."""
         waits = (slot.until for slot in self._cooling if slot.block.eni is eni)

@@ -1,5 +1,6 @@
 """A pod's life on one node, with an EC2 that answers at once or never."""
 
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -35,12 +36,14 @@ class World:
         add_wait_s: float | None = None,
         node_type: NodeType = NodeType("one ENI", 1, 4),  # noqa: B008 - a frozen value
     ) -> None:
-        made = scenario(settings, behaviour=behaviour, node_type=node_type)
+        if add_wait_s is not None:
+            behaviour = replace(behaviour, add_wait_s=add_wait_s)
+        pool = scenario(settings, behaviour=behaviour, node_type=node_type).pool
         self.env = simpy.Environment()
         self.recorder = Recorder(len(lives))
         self.gone: list[int] = []
         vpc = Vpc([Subnet("subnet-0", "10.0.0.0/24", stream(0, "placement"))])
-        launched = vpc.launch_instance("node-0", made.shape, "subnet-0", 0.0)
+        launched = vpc.launch_instance("node-0", pool.shape, "subnet-0", 0.0)
         account = Account.of(CloudNumbers.instant(), vpc)
         cloud = CloudModel(self.env, account, "node-0", Draws(0, "node"))
         self.kubelet = Kubelet(
@@ -48,7 +51,6 @@ class World:
             self.recorder,
             lives,
             end_s,
-            behaviour.add_wait_s if add_wait_s is None else add_wait_s,
             Draws(0, "kubelet"),
             lambda pod, _node: self.gone.append(pod),
         )
@@ -56,7 +58,7 @@ class World:
             self.env,
             0,
             "node-0",
-            made,
+            pool,
             cloud,
             self.recorder,
             Auditor(vpc, thorough=True),

@@ -252,7 +252,8 @@ def test_summary_json_has_no_nan_and_a_stable_order() -> None:
     as_dict = metrics.summarise(by_hand()).as_dict()
     text = json.dumps(as_dict, allow_nan=False)
     assert json.loads(text) == as_dict
-    assert list(as_dict)[:4] == ["pods", "served", "waiting", "unschedulable"]
+    assert list(as_dict)[:3] == ["pods", "present_at_start", "served"]
+    assert list(as_dict)[3:5] == ["waiting", "unschedulable"]
     assert as_dict["served_without_waiting"] == {"of_served": 0.666667, "of_all": 0.4}
     assert as_dict["enis"] == {"mean": 2.8, "max": 3}
 
@@ -274,7 +275,7 @@ def test_summary_of_an_empty_run() -> None:
 def test_summary_refuses_a_pod_that_is_nowhere() -> None:
     """A pod that no node took and that is not unplaced either is an error."""
     record = Recorder(1).finish(header(1), np.zeros(1))
-    with pytest.raises(metrics.UnbalancedBooksError, match="1 pods in the trace, but 0 taken"):
+    with pytest.raises(metrics.UnbalancedBooksError, match="1 pods wanted a node, but 0 taken"):
         metrics.summarise(record)
 
 
@@ -343,7 +344,7 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     with pytest.raises(store.StoreError, match=r"pool\.parquet has no column enis"):
         store.load(tmp_path)
     (tmp_path / store.HEADER).write_text('{"format": 99}')
-    with pytest.raises(store.StoreError, match=r"no record of format 1"):
+    with pytest.raises(store.StoreError, match=r"no record of format 2"):
         store.load(tmp_path)
 
 

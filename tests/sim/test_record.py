@@ -96,6 +96,8 @@ def test_tables_are_equally_long_within() -> None:
         "refusals",
         "calls",
         "subnets",
+        "moves",
+        "replaced",
     ]
 
 

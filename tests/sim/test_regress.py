@@ -112,15 +112,15 @@ def test_each_run_has_all_figures_and_two_runs_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "field", "where"),
+    ("preset", "field", "where", "figure"),
     [
-        ("upstream", "tick_phase_s", "cold-node-to-nth-address"),
-        ("upstream", "tick_s", "rolling-restart"),
-        ("native", "gather_urgent_s", "rolling-restart"),
+        ("upstream", "tick_phase_s", "cold-node-to-nth-address", "wait_s.p90"),
+        ("upstream", "tick_s", "rolling-restart", "refused_adds"),
+        ("native", "gather_urgent_s", "rolling-restart", "wait_s.p90"),
     ],
 )
 def test_looking_one_second_later_is_caught(
-    monkeypatch: pytest.MonkeyPatch, preset: str, field: str, where: str
+    monkeypatch: pytest.MonkeyPatch, preset: str, field: str, where: str, figure: str
 ) -> None:
     """Pods wait longer: exit 1, and the other behaviour's runs are as they were."""
     as_it_is = behaviours.PRESETS[preset]
@@ -128,7 +128,7 @@ def test_looking_one_second_later_is_caught(
     monkeypatch.setitem(behaviours.PRESETS, preset, later)
     code, told = rows(SUITE)
     assert code == 1
-    row = told[f"{where} ({preset})", "wait_s.p90"]
+    row = told[f"{where} ({preset})", figure]
     assert row["status"] == "worse"
     assert row["today"] > row["baseline"]  # type: ignore[operator]
     assert {scenario.rpartition(" ")[2] for scenario, _ in told} == {f"({preset})"}

@@ -38,14 +38,15 @@ def test_a_scenario_is_made_of_its_keys(tmp_path: Path) -> None:
 
     scenario = case.scenario
     assert case.name == "small (upstream)"
-    assert (scenario.behaviour.name, scenario.nodes, scenario.seed) == ("upstream", 2, 3)
-    assert (scenario.limits.enis, scenario.limits.pods, scenario.warm) == (3, 7, False)
+    pool = scenario.pool
+    assert (pool.behaviour.name, scenario.nodes, scenario.seed) == ("upstream", 2, 3)
+    assert (pool.limits.enis, pool.limits.pods, scenario.warm) == (3, 7, False)
     assert scenario.ignore_requests
     assert [(str(parse_subnet(s.cidr)), s.used) for s in scenario.subnets] == [
         ("10.0.0.0/24", 0.0),
         ("10.0.1.0/24", 0.4),
     ]
-    assert (scenario.target.__class__.__name__, len(case.pods)) == ("WarmIp", 6)
+    assert (pool.target.__class__.__name__, len(case.pods)) == ("WarmIp", 6)
 
 
 def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_settings_may_be_true_or_false(tmp_path: Path) -> None:
     """TOML's own truth values are those of the environment variables."""
     text = SMALL.replace("WARM_IP_TARGET = 1", "ENABLE_PREFIX_DELEGATION = true")
     (case,) = suite.load(written(tmp_path, text)).cases
-    assert case.scenario.settings["ENABLE_PREFIX_DELEGATION"] == "true"
+    assert case.scenario.pool.settings["ENABLE_PREFIX_DELEGATION"] == "true"
 
 
 def test_a_trace_file_is_looked_for_beside_the_suite(tmp_path: Path) -> None:
@@ -95,12 +96,12 @@ BAD = [
     (SMALL + "[other]\nx = 1\n", "list of [[scenario]] tables"),
     ("scenario = 3\n", "list of [[scenario]] tables"),
     ("scenario = []\n", "list of [[scenario]] tables"),
-    ("scenario = [3]\n", "scenario 1: 3: allowed is a [[scenario]] table"),
+    ("scenario = [3]\n", "scenario 1: 3: allowed is a table"),
     (
         SMALL.replace("max_enis", "max_eni"),
         HERE + "unknown key 'max_eni'; did you mean \"max_enis\"",
     ),
-    (SMALL.replace("cold", "zzz"), "known are name, behaviours"),
+    (SMALL.replace("cold", "zzz"), "known are name, instance"),
     (SMALL.replace('name = "small"\n', ""), "scenario 1: name is missing: allowed is a text"),
     (SMALL.replace('"small"', '""'), "scenario 1: name = '': allowed is"),
     (SMALL.replace('"small"', '"a\\nb"'), "scenario 1: name = 'a\\nb': allowed is"),

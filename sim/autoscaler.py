@@ -1,0 +1,135 @@
+"""Nodes for pods that have none, and no nodes for nobody: one autoscaler for all pools.
+
+It gathers pods without a node for a while, counts what nodes that are on their way have room for,
+and asks for as many more as the rest needs, packed first-fit, in the first pool a pod may go to
+that can grow. A node that has stood empty for its pool's time is terminated. It does not move pods
+together; Karpenter's consolidation would.
+"""
+
+from collections.abc import Generator
+from typing import Any
+
+import simpy
+
+from sim.fleet import Fleet
+from sim.node import SimNode
+from sim.node_pool import Autoscaling
+from sim.placer import Placer
+from sim.scheduler import Capacity
+
+
+class Room:
+    """What is left of a node that is on its way."""
+
+    __slots__ = ("_capacity", "_cpu", "_memory", "_pods", "pool")
+
+    def __init__(self, pool: int, capacity: Capacity) -> None:
+        """Start with an empty node."""
+        self.pool = pool
+        self._capacity = capacity
+        self._pods = self._cpu = self._memory = 0
+
+    def takes(self, cpu_m: int, memory_mib: int) -> bool:
+        """Take a pod in where it fits; whether it did."""
+        capacity = self._capacity
+        fits = (
+            self._pods < capacity.pods
+            and (not capacity.cpu_m or self._cpu + cpu_m <= capacity.cpu_m)
+            and (not capacity.memory_mib or self._memory + memory_mib <= capacity.memory_mib)
+        )
+        if fits:
+            self._pods += 1
+            self._cpu += cpu_m
+            self._memory += memory_mib
+        return fits
+
+
+class Autoscaler:
+    """Watches pods that wait and nodes that stand empty."""
+
+    def __init__(self, fleet: Fleet, placer: Placer) -> None:
+        """Watch from now on, the nodes that are there among them."""
+        self._fleet = fleet
+        self._env = fleet.env
+        self._placer = placer
+        self._pools = fleet.world.scenario.pools
+        self._coming = [0] * len(self._pools)
+        self._looks = False
+        self._empty_since: dict[int, float] = {}
+        placer.hungry = self._hungry
+        fleet.emptied = self._emptied
+        fleet.joined = self._emptied
+        for node in fleet.nodes:
+            self._emptied(node)
+        for pod in placer.pending:
+            self._hungry(pod)
+
+    def _plan(self, pool: int) -> Autoscaling | None:
+        return self._pools[pool].changes.autoscaling
+
+    # Growing.
+
+    def _hungry(self, pod: int) -> None:
+        """Look at the pods that wait once the batch window of a pool they may go to is over."""
+        if self._looks:
+            return
+        windows = (self._plan(pool) for pool in self._placer.ways[self._placer.way[pod]])
+        batch_s = min((plan.batch_s for plan in windows if plan is not None), default=None)
+        if batch_s is not None:
+            self._looks = True
+            self._env.timeout(batch_s).callbacks.append(self._look)
+
+    def _look(self, _event: simpy.Event) -> None:
+        self._looks = False
+        rooms = [
+            Room(pool, self._pools[pool].capacity)
+            for pool, coming in enumerate(self._coming)
+            for _ in range(coming)
+        ]
+        for pod in self._placer.pending:
+            cpu, memory = self._placer.cpu[pod], self._placer.memory[pod]
+            ways = self._placer.ways[self._placer.way[pod]]
+            if any(room.pool in ways and room.takes(cpu, memory) for room in rooms):
+                continue
+            for pool in ways:
+                if self._can_grow(pool):
+                    room = Room(pool, self._pools[pool].capacity)
+                    if room.takes(cpu, memory):
+                        rooms.append(room)
+                        self._grow(pool)
+                        break
+
+    def _can_grow(self, pool: int) -> bool:
+        plan = self._plan(pool)
+        there = len(self._fleet.alive[pool]) + self._coming[pool]
+        return plan is not None and there < plan.most
+
+    def _grow(self, pool: int) -> None:
+        self._coming[pool] += 1
+        self._env.process(self._join(pool))
+
+    def _join(self, pool: int) -> Generator[simpy.Event, Any, None]:
+        plan = self._plan(pool)
+        assert plan is not None
+        yield from self._fleet.join(pool, plan.join_s)
+        self._coming[pool] -= 1
+        if self._placer.pending:
+            # Those that came while it was on its way have not been counted.
+            self._hungry(self._placer.pending[0])
+
+    # Shrinking.
+
+    def _emptied(self, node: SimNode) -> None:
+        """Look at an empty node again when its time is over."""
+        plan = self._plan(self._placer.pool_of[node.index])
+        if plan is not None and not self._placer.pods(node.index):
+            self._env.process(self._wait_for_end(node, plan))
+
+    def _wait_for_end(self, node: SimNode, plan: Autoscaling) -> Generator[simpy.Event, Any, None]:
+        self._empty_since[node.index] = since = self._env.now
+        yield self._env.timeout(plan.empty_s)
+        alive = self._fleet.alive[self._placer.pool_of[node.index]]
+        # A pod that came and went in between began the time anew.
+        unused = self._empty_since[node.index] == since and not self._placer.pods(node.index)
+        if unused and node.index in alive and len(alive) > plan.least:
+            self._fleet.terminate(node)

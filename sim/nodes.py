@@ -1,0 +1,56 @@
+"""From a record to its nodes: how many there were, and what happened to them."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sim.record import RunRecord
+
+
+def steps(record: RunRecord) -> pd.DataFrame:
+    """Return how many nodes there are: t, lasts_s, nodes; a node that joins counts from its launch.
+
+    The first row is at 0.
+    """
+    moves, end_s = record.moves, record.header.end_s
+    came = _is(record, "joining")
+    gone = _is(record, "gone")
+    first = len(record.header.nodes) - int(np.count_nonzero(came))
+    change = came.astype(np.int64) - gone.astype(np.int64)
+    kept = change != 0
+    t = np.concatenate(([0.0], np.maximum(moves["t"][kept], 0.0)))
+    nodes = first + np.concatenate(([0], np.cumsum(change[kept])))
+    return pd.DataFrame({"t": t, "lasts_s": np.diff(t, append=max(end_s, 0.0)), "nodes": nodes})
+
+
+def mean(record: RunRecord) -> float:
+    """Return how many nodes there were on average."""
+    frame = steps(record)
+    whole = float(frame["lasts_s"].sum())
+    if not whole:
+        return float(frame["nodes"].iloc[-1])
+    return float((frame["nodes"] * frame["lasts_s"]).sum()) / whole
+
+
+def moves(record: RunRecord) -> pd.DataFrame:
+    """Return one row for each thing that happened to a node: t, node, event.
+
+    A negative t lies in a warm-up that was cut.
+    """
+    return pd.DataFrame(
+        {
+            "t": record.moves["t"],
+            "node": pd.Categorical.from_codes(
+                record.moves["node"], categories=pd.Index(list(record.header.nodes))
+            ),
+            "event": pd.Categorical.from_codes(
+                record.moves["event"], categories=pd.Index(list(record.events))
+            ),
+        }
+    )
+
+
+def _is(record: RunRecord, event: str) -> NDArray[np.bool_]:
+    code = record.events.index(event) if event in record.events else -1
+    found: NDArray[np.bool_] = record.moves["event"] == code
+    return found
