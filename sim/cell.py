@@ -25,7 +25,7 @@ import numpy as np
 from cni.allocator.behaviour import NATIVE
 from cni.allocator.model import BlockKind, NodeLimits
 from cni.allocator.targets import WarmIp
-from sim import metrics, nodes
+from sim import metrics, nodes, pools
 from sim.cloud_numbers import CloudNumbers
 from sim.node_pool import NodePool
 from sim.record import RunRecord
@@ -73,6 +73,11 @@ FIGURES = (
 A figure that a run does not have is nan. All are floats, so that what comes from the cache is
 the same to the last byte."""
 
+FELT = tuple(
+    name for name in FIGURES if name.startswith("wait_") or name in ("refused_share", "waiting")
+)
+"""The figures that pods feel; EC2 throttles an account, not a pool."""
+
 BOUND = "bound"
 """The one figure of a bound: addresses, ENI primaries included."""
 
@@ -84,9 +89,13 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker is to do: replay a scenario, or compute the bound of its trace on its nodes."""
+    """What a worker is to do with a scenario.
 
-    kind: Literal["run", "bound"]
+    "run" replays it; "fleet" too, but waits, refusals and throttling are those of the worst pool;
+    "bound" computes the bound of the trace on its nodes, "demand" what each pool's nodes need.
+    """
+
+    kind: Literal["run", "fleet", "bound", "demand"]
     scenario: Scenario
 
 
@@ -102,7 +111,15 @@ def perform(task: Task, trace: Trace) -> Result:
     """Run a task; whatever breaks in it is its result, so that the others stand."""
     try:
         record = run(task.scenario, trace)
-        figures = figures_of(record) if task.kind == "run" else {BOUND: _bound(record)}
+        match task.kind:
+            case "run":
+                figures = figures_of(record)
+            case "fleet":
+                figures = worst_of_pools(record)
+            case "bound":
+                figures = {BOUND: _bound(record)}
+            case "demand":
+                figures = _demands(record)
     except Exception as error:  # noqa: BLE001 - an auditor's finding or a fault of ours is a figure of its cell
         lines = str(error).splitlines()
         return Result({}, f"{type(error).__name__}: {lines[0] if lines else 'no message'}")
@@ -152,13 +169,39 @@ def figures_of(record: RunRecord) -> Figures:
     return {name: math.nan if found[name] is None else _cut(found[name]) for name in FIGURES}
 
 
-def run_task(scenario: Scenario) -> Task:
-    """Return the task that replays a scenario, less what changes no figure.
+def worst_of_pools(record: RunRecord) -> Figures:
+    """Return the figures of a fleet, with those that pods feel taken from the worst pool."""
+    figures = figures_of(record)
+    many = len(record.header.pools)
+    parts = [figures_of(pools.of_pool(record, at)) for at in range(many)] if many > 1 else []
+    for name in FELT:
+        values = [part[name] for part in parts if not math.isnan(part[name])]
+        figures[name] = max(values, default=figures[name])
+    return figures
 
-    Texts for reports would tell apart what is the same: WARM_ENI_TARGET beside an IP target.
+
+def run_task(scenario: Scenario) -> Task:
+    """Return the task that replays a scenario, less what changes no figure."""
+    return Task("run", _bare(scenario))
+
+
+def fleet_task(scenario: Scenario) -> Task:
+    """Return the task that replays a scenario, and judges it by its worst pool."""
+    return Task("fleet", _bare(scenario))
+
+
+def demand_task(scenario: Scenario) -> Task:
+    """Return the task that tells how many addresses a node of each pool needs on average.
+
+    By the pool's name: those assigned and those cooling, where no pod ever waits.
     """
-    pools = tuple(replace(pool, settings={}, warnings=()) for pool in scenario.pools)
-    return Task("run", replace(scenario, pools=pools, command=()))
+    return Task("demand", bound_task(scenario).scenario)
+
+
+def _bare(scenario: Scenario) -> Scenario:
+    """Leave texts for reports out: WARM_ENI_TARGET beside an IP target tells no two runs apart."""
+    bare = tuple(replace(pool, settings={}, warnings=()) for pool in scenario.pools)
+    return replace(scenario, pools=bare, command=())
 
 
 def bound_task(scenario: Scenario) -> Task:
@@ -216,6 +259,18 @@ def _bound(record: RunRecord) -> float:
     held_s = np.minimum(until, end_s)[served] - np.maximum(served_at[served], 0.0)
     held_s = np.maximum(held_s, 0.0)
     return _cut(float(held_s.sum()) / end_s if end_s else 0.0) + nodes.mean(record)
+
+
+def _demands(record: RunRecord) -> Figures:
+    """Return the addresses that a node needs on average, by its pool's name, and the bound."""
+    found = {BOUND: _bound(record)}
+    for at, pool in enumerate(record.header.pools):
+        part = pools.of_pool(record, at)
+        needs = metrics.summarise(part).addresses
+        there = nodes.mean(part)
+        mean = needs.assigned.mean + needs.cooling.mean
+        found[pool.name] = _cut(mean / there if there else 0.0)
+    return found
 
 
 def _cut(value: float | None) -> float:

@@ -17,6 +17,7 @@ from rich.console import Console
 from sim import (
     cli_calibrate,
     cli_data,
+    cli_fleet,
     cli_lab,
     cli_plan,
     cli_regress,
@@ -48,6 +49,7 @@ app.command("regress")(cli_regress.regress)
 app.command("replay-journal")(cli_replay.replay_journal)
 app.command("limits")(cli_data.limits)
 app.add_typer(cli_data.trace_app, name="trace")
+app.add_typer(cli_fleet.fleet_app, name="fleet")
 app.add_typer(cli_lab.lab_app, name="lab")
 
 

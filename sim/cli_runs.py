@@ -171,13 +171,13 @@ def replay(
     pods = opt.changed(loaded, replicate=replicate, compress=compress, thin=thin, seed=seed)
     scenario = _scenario(locals(), settings)
     opt.warn(scenario.warnings)
-    _tell_trace(trace, loaded, pods)
-    record = _run(scenario, pods, "replaying")
+    tell_trace(trace, loaded, pods)
+    record = run_with_progress(scenario, pods, "replaying")
     summary = summarise(record)
     if out is not None:
-        _write(out, {"": record}, record)
+        write_run(out, record)
     _print_summary(summary, headline(summary), summary_rows(summary), output)
-    _tell_where(out)
+    tell_where(out)
 
 
 def compare(
@@ -229,9 +229,9 @@ def compare(
         scenario = _scenario(options | {"behaviour": who}, pairs)
         opt.warn(f"{side}: {line}" for line in scenario.warnings)
         scenarios.append(scenario)
-    _tell_trace(trace, loaded, pods)
+    tell_trace(trace, loaded, pods)
     records = tuple(
-        _run(scenario, pods, f"replaying {side}")
+        run_with_progress(scenario, pods, f"replaying {side}")
         for side, scenario in zip("ab", scenarios, strict=True)
     )
     one, two = records
@@ -239,7 +239,7 @@ def compare(
     if out is not None:
         _write(out, {"a": one, "b": two}, (one, two))
     _print_comparison(summaries, output, verdict(*summaries))
-    _tell_where(out)
+    tell_where(out)
 
 
 def _pairs(text: str) -> list[str]:
@@ -279,11 +279,17 @@ def _scenario(options: dict[str, object], pairs: Sequence[str] | None) -> "Scena
     )
 
 
-def _run(scenario: "Scenario", trace: "Trace", what: str) -> "RunRecord":
+def run_with_progress(scenario: "Scenario", trace: "Trace", what: str) -> "RunRecord":
+    """Run, with a bar once it takes long."""
     from sim.simulation import run
 
     with opt.progress_bar(what, len(trace)) as progress:
         return run(scenario, trace, progress=progress)
+
+
+def write_run(out: Path, record: "RunRecord") -> None:
+    """Write all files of one run into a folder."""
+    _write(out, {"": record}, record)
 
 
 def _write(
@@ -321,7 +327,7 @@ def _say(line: str) -> None:
     console.print(line, soft_wrap=not console.is_terminal)
 
 
-def _tell_trace(path: Path, loaded: "Trace", pods: "Trace") -> None:
+def tell_trace(path: Path, loaded: "Trace", pods: "Trace") -> None:
     """Say in a line what is replayed, then what is ignored and what this command changed."""
     from sim.sources.openb import IGNORED
     from sim.tables import number, seconds
@@ -337,7 +343,8 @@ def _tell_trace(path: Path, loaded: "Trace", pods: "Trace") -> None:
     _tell(pods.notes[noted:])
 
 
-def _tell_where(out: Path | None) -> None:
+def tell_where(out: Path | None) -> None:
+    """Say where the report is."""
     if out is not None:
         _say(f"Open {out / 'report.html'} in a browser.")
 

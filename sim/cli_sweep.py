@@ -116,7 +116,7 @@ def sweep(
     pods = _pods(options)
     cells = _cells(options)
     with ExitStack() as stack:
-        bench = _bench(stack, pods, options, cache or out / "cache")
+        bench = bench_of(stack, pods, options, cache or out / "cache")
         frame = _swept(bench, cells)
         found = bench.computed, bench.asked
     _write(out, frame, pods)
@@ -174,7 +174,7 @@ def _searched(options: dict[str, Any]) -> "Recommendation":
     out: Path | None = options["out"]
     folder = options["cache"] or (None if out is None else out / "cache")
     with ExitStack() as stack:
-        bench = _bench(stack, pods, options, folder)
+        bench = bench_of(stack, pods, options, folder)
         progress = stack.enter_context(opt.progress_bar("searching", options["runs"]))
         answer, frame = search_best(
             bench,
@@ -298,7 +298,10 @@ def maker_of(options: dict[str, Any]) -> "Callable[[Place, Settings], Scenario]"
     return make
 
 
-def _bench(stack: ExitStack, pods: "Trace", options: dict[str, Any], cache: Path | None) -> "Bench":
+def bench_of(
+    stack: ExitStack, pods: "Trace", options: dict[str, Any], cache: Path | None
+) -> "Bench":
+    """Return a bench as --jobs and --scheduler say, which ends with the stack."""
     from sim.cell import CellCache
     from sim.executor import executor_for
     from sim.sweep import Bench

@@ -351,7 +351,7 @@ def summarise(record: RunRecord) -> Summary:
         behaviour=header.behaviour,
         settings=dict(header.settings),
         instance=header.instance,
-        nodes=len(header.nodes),
+        nodes=len(header.nodes) - _joined(record),
         seed=header.seed,
         trace=header.trace_origin,
         trace_notes=header.trace_notes,
@@ -495,6 +495,11 @@ def _wait_quantiles(waited_s: Floats) -> Quantiles:
         return Quantiles(None, None, None, None)
     found = np.quantile(waited_s, (0.5, 0.9, 0.99, 1.0), method="inverted_cdf")
     return Quantiles(*(float(value) for value in found))
+
+
+def _joined(record: RunRecord) -> int:
+    """Count the nodes that joined while the run went on."""
+    return int(np.count_nonzero(record.moves["event"] == _code(record.events, "joining")))
 
 
 def _subnet_lows(record: RunRecord) -> dict[str, SubnetLow]:

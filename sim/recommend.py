@@ -19,6 +19,7 @@ from sim.grid import Cell, Place
 from sim.node_type import NodeType
 from sim.runway import Runway, runway
 from sim.scenario import Scenario
+from sim.scenario_file import TARGETS
 from sim.search import Choice, Space, Trials, search
 from sim.slo import Limit
 from sim.sweep import Bench, sweep
@@ -27,16 +28,10 @@ from sim.tables import number, seconds, share
 RUNS_MAX = 150
 """Runs that a recommendation takes by default, over all seeds."""
 
-CHOSEN = (
-    "ENABLE_PREFIX_DELEGATION",
-    "WARM_ENI_TARGET",
-    "WARM_IP_TARGET",
-    "MINIMUM_IP_TARGET",
-    "WARM_PREFIX_TARGET",
-)
+CHOSEN = TARGETS
 """The variables that a recommendation decides."""
 
-DEPLOY = ("kubectl", "set", "env", "daemonset", "aws-node", "-n", "kube-system")
+DEPLOY = ("kubectl", "set", "env", "daemonset")
 
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t, two-sided 95 %, for 1 to 10 degrees of freedom; beyond, the last is cautious."""
@@ -98,18 +93,12 @@ class Recommendation:
     @property
     def environment(self) -> dict[str, str | None]:
         """Every variable that the answer decides; None is to be removed where it is set."""
-        given = dict(word.split("=", 1) for word in self.best.words)
-        found: dict[str, str | None] = {name: given.get(name) for name in CHOSEN}
-        found["ENABLE_PREFIX_DELEGATION"] = given.get("ENABLE_PREFIX_DELEGATION", "false")
-        others = {name: value for name, value in given.items() if name not in CHOSEN}
-        return found | others
+        return environment_of(self.best.words)
 
     @property
     def deploy(self) -> str:
         """The line that sets it on a cluster; a name with a minus removes what was set before."""
-        values = self.environment.items()
-        words = (f"{name}-" if value is None else f"{name}={value}" for name, value in values)
-        return " ".join([*DEPLOY, *words])
+        return deploy_line("aws-node", self.best.words)
 
     def as_dict(self) -> dict[str, object]:
         """Return the JSON form."""
@@ -297,6 +286,22 @@ def _binding(trials: Trials, best: Choice) -> tuple[int, tuple[tuple[str, int], 
         broken.update(limit.name for limit in trials.limits if trials.excess(choice, limit) > 0)
     ordered = sorted(broken.items(), key=lambda pair: (-pair[1], pair[0]))
     return len(cheaper), tuple(ordered)
+
+
+def environment_of(words: Sequence[str]) -> dict[str, str | None]:
+    """Return every variable that KEY=VALUE words decide; None is to be removed where it is set."""
+    given = dict(word.split("=", 1) for word in words)
+    found: dict[str, str | None] = {name: given.get(name) for name in CHOSEN}
+    found["ENABLE_PREFIX_DELEGATION"] = given.get("ENABLE_PREFIX_DELEGATION", "false")
+    others = {name: value for name, value in given.items() if name not in CHOSEN}
+    return found | others
+
+
+def deploy_line(daemonset: str, words: Sequence[str]) -> str:
+    """Return the line that sets it on a cluster; a minus removes what was set before."""
+    values = environment_of(words).items()
+    told = (f"{name}-" if value is None else f"{name}={value}" for name, value in values)
+    return " ".join([*DEPLOY, daemonset, "-n", "kube-system", *told])
 
 
 def confidence(seeds: int) -> float:

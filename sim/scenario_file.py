@@ -103,6 +103,15 @@ KEYS = (
     "pool",
     *LIFE_KEYS,
 )
+TARGETS = (
+    "ENABLE_PREFIX_DELEGATION",
+    "WARM_ENI_TARGET",
+    "WARM_IP_TARGET",
+    "MINIMUM_IP_TARGET",
+    "WARM_PREFIX_TARGET",
+)
+"""The variables that decide a warm pool's size."""
+
 NODES_MAX, PODS_PER_NODE_MAX, SEED_MAX = 1_000_000, 100_000, 10**12
 SECONDS_MAX = 1e9
 
@@ -125,14 +134,25 @@ class ScenarioTable:
         return self.entry.whole("seed", default=0, least=0, most=SEED_MAX)
 
     def scenario(
-        self, behaviour: str, *, checks: bool = True, command: tuple[str, ...] = ()
+        self,
+        behaviour: str,
+        *,
+        checks: bool = True,
+        command: tuple[str, ...] = (),
+        instead: Mapping[str, Sequence[str]] | None = None,
     ) -> Scenario:
-        """Make the scenario under a behaviour; raises ScenarioFileError."""
+        """Make the scenario under a behaviour; raises ScenarioFileError.
+
+        `instead` has KEY=VALUE words by a pool's name: they replace what the file sets of TARGETS.
+        """
         entry = self.entry
         ignored = entry.flag("ignore_requests")
         packs = entry.choice("placement", ("spread", "pack")) == "pack"
         placement: Placement = "pack" if packs else "spread"
-        pools = tuple(self._pools(behaviour, ignored=ignored))
+        pools = tuple(
+            _pool(one, common, name, behaviour, (instead or {}).get(name), ignored=ignored)
+            for one, common, name in self._pool_entries()
+        )
         subnets, faults = _subnets(entry), _faults(entry)
         warm_up_s = entry.number("warm_up_s", default=0.0, least=0.0, most=SECONDS_MAX)
         with entry.telling(""):
@@ -151,16 +171,17 @@ class ScenarioTable:
                 command=command,
             )
 
-    def _pools(self, behaviour: str, *, ignored: bool) -> list[NodePool]:
+    def _pool_entries(self) -> list[tuple[Entry, Mapping[str, Any], str]]:
+        """Return each pool's table, the settings it shares with others, and its name."""
         entry = self.entry
         if "pool" not in entry.values:
-            return [_pool(entry, {}, "nodes", behaviour, ignored=ignored)]
+            return [(entry, {}, "nodes")]
         twice = [key for key in (*NODE_KEYS, *LIFE_KEYS) if key in entry.values]
         if twice:
             entry.refuse(twice[0], "nothing here, where each [[pool]] says it")
         common = entry.table("settings")
         listed = entry.tables("pool", POOL_KEYS)
-        return [_pool(one, common, one.text("name"), behaviour, ignored=ignored) for one in listed]
+        return [(one, common, one.text("name")) for one in listed]
 
     def _numbers(self) -> CloudNumbers:
         if "numbers" not in self.entry.values:
@@ -208,8 +229,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ScenarioFileError(f"{path}: not a TOML file: {told}") from None
 
 
-def _pool(
-    entry: Entry, common: Mapping[str, Any], name: str, behaviour: str, *, ignored: bool
+def _pool(  # noqa: PLR0913 - the scenario's words, beside the pool's own
+    entry: Entry,
+    common: Mapping[str, Any],
+    name: str,
+    behaviour: str,
+    instead: Sequence[str] | None,
+    *,
+    ignored: bool,
 ) -> NodePool:
     kind = _node_type(entry)
     own = behaviour
@@ -218,7 +245,12 @@ def _pool(
         if own not in PRESETS:
             entry.refuse("behaviour", ", ".join(PRESETS))
     asked = {**common, **entry.table("settings")}
-    pairs = [f"{key}={entry.setting(key, value)}" for key, value in asked.items()]
+    pairs = [
+        f"{key}={entry.setting(key, value)}"
+        for key, value in asked.items()
+        if instead is None or key not in TARGETS
+    ]
+    pairs += instead or ()
     with entry.telling("settings"):
         settings = parse_assignments(pairs, lenient=own == "upstream")
     changes = _changes(entry)

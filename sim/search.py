@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from sim.cell import Figures, Result, run_task
+from sim.cell import Figures, Result, Task, run_task
 from sim.scenario import Scenario
 from sim.slo import Limit
 from sim.sweep import Bench
@@ -104,8 +104,10 @@ class Trials:
         make: Callable[[Choice, int], Scenario],
         limits: Sequence[Limit],
         seeds: Sequence[int],
+        task: Callable[[Scenario], Task] = run_task,
     ) -> None:
         """Judge choices by these limits; `make` gives the scenario of a choice and a seed."""
+        self._task = task
         self._bench = bench
         self._make = make
         self.limits = tuple(limits)
@@ -131,7 +133,7 @@ class Trials:
             for seed in seeds
             if seed not in self._found.get(choice, {})
         ]
-        tasks = [run_task(self._make(*one)) for one in missing]
+        tasks = [self._task(self._make(*one)) for one in missing]
         results = self._bench.results(tasks)
         for (choice, seed), result in zip(missing, results, strict=True):
             self._found.setdefault(choice, {})[seed] = result

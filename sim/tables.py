@@ -25,6 +25,9 @@ AT_THE_START_S = 1.0
 NOTABLE = 0.01
 """Figures that differ by less than this share are noise: neither is marked better."""
 
+MANY_TIMES = 11.0
+"""From here on a ratio says more than per cents do."""
+
 RESERVATIONS = "subnet reservations"
 """The fact of a scenario (`Scenario.described`) that a subnet keeps ranges for a purpose."""
 
@@ -119,15 +122,19 @@ def share(value: float | None) -> str:
 
 
 def difference(a: float, b: float, write: Callable[[float], str] = number) -> str:
-    """Write how far b is from a, and the same in per cent of a.
+    """Write how far b is from a, and the same in per cent of a, or in times a.
 
     >>> difference(200, 250), difference(3, 3), difference(0, 7), difference(2000, 2001)
     ('+50 (+25 %)', '0', '+7', '+1')
+    >>> difference(3, 220) == f"+217 (73 {TIMES})"
+    True
     """
     if write(a) == write(b):
         return write(0.0)
     sign = MINUS if b < a else "+"
     change = f"{sign}{write(abs(b - a))}"
+    if a > 0 and b / a >= MANY_TIMES:
+        return f"{change} ({b / a:,.0f} {TIMES})"
     per_cent = f"{100.0 * abs(b - a) / abs(a):,.0f}" if a else "0"
     return change if per_cent == "0" else f"{change} ({sign}{per_cent} %)"
 
@@ -423,11 +430,12 @@ def _told(values: Mapping[str, str], names: list[str]) -> str:
 
 
 def _pods(summary: Summary) -> str:
+    before = f"; {summary.present:,} more were there before" if summary.present else ""
     if summary.served == summary.pods:
-        return f"{summary.pods:,}, all of them served"
+        return f"{summary.pods:,}, all of them served{before}"
     parts = [f"{summary.served:,} served", f"{summary.waiting:,} waiting"]
     parts.append(f"{summary.unschedulable:,} unschedulable")
-    return f"{summary.pods:,} = {' + '.join(parts)}"
+    return f"{summary.pods:,} = {' + '.join(parts)}{before}"
 
 
 def _spread(spread: Spread) -> str:

@@ -30,7 +30,9 @@ ALLOWED = {
     "pandas": [
         "sim/calibrate.py",
         "sim/cli_sweep.py",
+        "sim/fleet_tables.py",
         "sim/metrics.py",
+        "sim/pools.py",
         "sim/nodes.py",
         "sim/recommend.py",
         "sim/regress.py",

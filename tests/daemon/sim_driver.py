@@ -69,6 +69,7 @@ def play(script: Script) -> list[str]:
             lambda _node, assignment: player.served(assignment),
         )  # fmt: skip
         node.allocator = player.allocator
+        node.away = False
         nodes.append(node)
         node.poke()
 
