@@ -170,7 +170,4 @@ def _print(record: "RunRecord", whole: "Summary", pools: "dict[str, Summary]") -
         shown.add_row(*row)
     console.print(shown)
     console.print()
-    happened = nodes.moves(record)
-    since = happened[happened["t"] >= 0]["event"].astype(str).value_counts()
-    told = {str(event): int(count) for event, count in since.items()}
-    opt.print_facts([*node_rows(nodes.steps(record), told), *shared_rows(whole)])
+    opt.print_facts([*node_rows(nodes.steps(record), nodes.counted(record)), *shared_rows(whole)])

@@ -58,7 +58,7 @@ def node_rows(steps: pd.DataFrame, events: Mapping[str, int]) -> list[tuple[str,
         for event, word in zip(EVENTS, WORDS, strict=True)
         if events.get(event)
     ]
-    return [*rows, ("  of them", ", ".join(happened))] if happened else rows
+    return [*rows, ("  what happened", ", ".join(happened))] if happened else rows
 
 
 def shared_rows(whole: Summary) -> list[tuple[str, str]]:

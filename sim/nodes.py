@@ -50,6 +50,13 @@ def moves(record: RunRecord) -> pd.DataFrame:
     )
 
 
+def counted(record: RunRecord) -> dict[str, int]:
+    """Count what happened to nodes, by event, from zero on."""
+    codes = record.moves["event"][record.moves["t"] >= 0.0]
+    counts = np.bincount(codes, minlength=len(record.events)).tolist()
+    return {event: int(n) for event, n in zip(record.events, counts, strict=True) if n}
+
+
 def _is(record: RunRecord, event: str) -> NDArray[np.bool_]:
     code = record.events.index(event) if event in record.events else -1
     found: NDArray[np.bool_] = record.moves["event"] == code

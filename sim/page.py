@@ -69,7 +69,16 @@ class _Setting:
     differs: bool
 
 
-def one_run(run: Summary, figures: Sequence[Figure]) -> str:
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What a page tells of pools and of nodes that come and go: a table, and facts beside it."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    nodes: Sequence[tuple[str, str]]
+
+
+def one_run(run: Summary, figures: Sequence[Figure], fleet: Fleet | None = None) -> str:
     """Return the page of one run."""
     first, _, rest = tables.headline(run).partition("; ")
     return _rendered(
@@ -81,6 +90,7 @@ def one_run(run: Summary, figures: Sequence[Figure]) -> str:
         figures=figures,
         rows=tables.summary_rows(run),
         commands=[tables.run_again(run)],
+        fleet=fleet,
         **_shared([run]),
     )
 

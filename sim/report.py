@@ -23,8 +23,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullFormatter
 from numpy.typing import NDArray
 
-from sim import metrics, page, tables
+from sim import metrics, nodes, page, pools, tables
+from sim.fleet_tables import node_rows, pool_rows
 from sim.record import RunRecord
+from sim.summary import Summary
 from sim.verdict import Slo
 
 Floats = NDArray[np.float64]
@@ -506,10 +508,20 @@ def write_report(
     summaries = [metrics.summarise(record) for record in records]
     figures = [_figure(panel, records) for panel in (_ADDRESSES, *_PANELS)]
     if len(summaries) == 1:
-        html = page.one_run(summaries[0], figures)
+        html = page.one_run(summaries[0], figures, _fleet(records[0], summaries[0]))
     else:
         html = page.two_runs(summaries[0], summaries[1], figures, slo or Slo())
     path.write_text(html, encoding="utf-8")
+
+
+def _fleet(record: RunRecord, whole: Summary) -> page.Fleet | None:
+    """Return what there is to tell of pools and moves; None where one pool stood still."""
+    parts = pools.summaries(record)
+    if len(parts) < 2 and not len(record.moves["t"]):  # noqa: PLR2004 - one pool
+        return None
+    heads = ("", "fleet", *parts) if len(parts) > 1 else ("", "fleet")
+    facts = node_rows(nodes.steps(record), nodes.counted(record))
+    return page.Fleet(heads, pool_rows(whole, parts), facts)
 
 
 def write_sweep(
