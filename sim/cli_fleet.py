@@ -34,11 +34,42 @@ TraceOption = Annotated[
 ]
 
 
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Setting laid over the file's, for all pools or for one; repeatable.",
+        metavar="[POOL/]KEY=VALUE",
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Seed, in place of the file's.", min=0)
+]
+
+
+def overrides(texts: Sequence[str] | None) -> dict[str, dict[str, str]]:
+    """Read [POOL/]KEY=VALUE words; ValueError says what is wrong.
+
+    >>> overrides(["WARM_IP_TARGET=2", "web/MAX_ENI=3"])
+    {'': {'WARM_IP_TARGET': '2'}, 'web': {'MAX_ENI': '3'}}
+    """
+    found: dict[str, dict[str, str]] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        pool, _, key = name.rpartition("/")
+        if not equals or not key:
+            raise ValueError(f"--set {text}: write KEY=VALUE, or POOL/KEY=VALUE for one pool")
+        found.setdefault(pool, {})[key] = value
+    return found
+
+
 @fleet_app.command("run")
 def run_fleet(
     scenario: ScenarioArgument,
     trace: TraceOption = None,
+    settings: Override = None,
     behaviour: opt.BehaviourOption = opt.BehaviourName.NATIVE,
+    seed: SeedOption = None,
     checks: opt.Checks = True,
     out: opt.Out = None,
     output: opt.OutputFormat = opt.Format.TABLE,
@@ -53,7 +84,10 @@ def run_fleet(
     from sim.pools import summaries
 
     table = scenario_file.load(scenario)
-    made = table.scenario(behaviour.value, checks=checks, command=opt.command_line())
+    made = table.scenario(
+        behaviour.value, checks=checks, command=opt.command_line(), over=overrides(settings)
+    )
+    made = made if seed is None else replace(made, seed=seed)
     pods, name = trace_of(table, trace)
     opt.warn(made.warnings)
     tell_trace(name, pods, pods)

@@ -140,17 +140,29 @@ class ScenarioTable:
         checks: bool = True,
         command: tuple[str, ...] = (),
         instead: Mapping[str, Sequence[str]] | None = None,
+        over: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Scenario:
         """Make the scenario under a behaviour; raises ScenarioFileError.
 
         `instead` has KEY=VALUE words by a pool's name: they replace what the file sets of TARGETS.
+        `over` has settings by a pool's name that are laid over the file's; "" is every pool.
         """
+        unknown = (over or {}).keys() - {"", *(name for _, _, name in self._pool_entries())}
+        if unknown:
+            raise ScenarioFileError(f"{self.entry.where}: no pool is called {min(unknown)}")
         entry = self.entry
         ignored = entry.flag("ignore_requests")
         packs = entry.choice("placement", ("spread", "pack")) == "pack"
         placement: Placement = "pack" if packs else "spread"
         pools = tuple(
-            _pool(one, common, name, behaviour, (instead or {}).get(name), ignored=ignored)
+            _pool(
+                one,
+                {**common, **one.table("settings"), **self._laid_over(over or {}, name)},
+                name,
+                behaviour,
+                (instead or {}).get(name),
+                ignored=ignored,
+            )
             for one, common, name in self._pool_entries()
         )
         subnets, faults = _subnets(entry), _faults(entry)
@@ -170,6 +182,10 @@ class ScenarioTable:
                 checks=checks,
                 command=command,
             )
+
+    @staticmethod
+    def _laid_over(over: Mapping[str, Mapping[str, str]], name: str) -> dict[str, str]:
+        return {**over.get("", {}), **over.get(name, {})}
 
     def _pool_entries(self) -> list[tuple[Entry, Mapping[str, Any], str]]:
         """Return each pool's table, the settings it shares with others, and its name."""
@@ -229,9 +245,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ScenarioFileError(f"{path}: not a TOML file: {told}") from None
 
 
-def _pool(  # noqa: PLR0913 - the scenario's words, beside the pool's own
+def _pool(  # noqa: PLR0913 - what others say of the pool, beside its table
     entry: Entry,
-    common: Mapping[str, Any],
+    asked: Mapping[str, Any],
     name: str,
     behaviour: str,
     instead: Sequence[str] | None,
@@ -244,7 +260,6 @@ def _pool(  # noqa: PLR0913 - the scenario's words, beside the pool's own
         own = entry.text("behaviour")
         if own not in PRESETS:
             entry.refuse("behaviour", ", ".join(PRESETS))
-    asked = {**common, **entry.table("settings")}
     pairs = [
         f"{key}={entry.setting(key, value)}"
         for key, value in asked.items()

@@ -71,3 +71,20 @@ def test_keys_lists_what_a_file_may_say() -> None:
     """Help for the file is at hand without leaving the terminal."""
     result = CliRunner().invoke(app, ["fleet", "keys"])
     assert "autoscaling = { least = 2" in result.stdout
+
+
+def test_settings_can_be_laid_over_for_all_pools_or_one(small: Path) -> None:
+    """A what-if needs no second file; a pool that is not there is named."""
+
+    def told(*words: str) -> dict[str, dict[str, str]]:
+        result = CliRunner().invoke(app, ["fleet", "run", str(small), *words, "--format", "json"])
+        if result.exception is not None:
+            raise result.exception
+        return {name: one["settings"] for name, one in json.loads(result.stdout)["pools"].items()}
+
+    found = told("--set", "WARM_IP_TARGET=2", "--set", "b/WARM_IP_TARGET=5", "--seed", "3")
+    assert (found["a"]["WARM_IP_TARGET"], found["b"]["WARM_IP_TARGET"]) == ("2", "5")
+    with pytest.raises(ValueError, match="no pool is called c"):
+        told("--set", "c/WARM_IP_TARGET=2")
+    with pytest.raises(ValueError, match="write KEY=VALUE, or POOL/KEY=VALUE"):
+        told("--set", "WARM_IP_TARGET")
