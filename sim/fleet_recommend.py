@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cni.allocator.model import BlockKind
 from sim.cell import BOUND, Figures, demand_task, fleet_task
 from sim.node_pool import NodePool
-from sim.recommend import RecommendError, deploy_line
+from sim.recommend import RecommendError, binding_of, deploy_line
 from sim.scenario import Scenario
 from sim.search import Choice, Space, Trials, search
 from sim.slo import Limit
@@ -37,6 +37,10 @@ class Plan:
     words: Mapping[str, tuple[str, ...]]
     keeps: bool
     figures: Figures
+    cheaper: int
+    """Settings tried in its place that take fewer addresses."""
+    binding: tuple[tuple[str, int], ...]
+    """How many of these break which limit, the tightest first."""
 
     @property
     def taken_mean(self) -> float:
@@ -47,7 +51,8 @@ class Plan:
         """Return the JSON form."""
         told = {name: None if math.isnan(v) else v for name, v in self.figures.items()}
         words = {name: list(words) for name, words in self.words.items()}
-        return {"settings": words, "keeps": self.keeps, "figures": told}
+        binding = [list(pair) for pair in self.binding]
+        return {"settings": words, "keeps": self.keeps, "binding": binding, "figures": told}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +194,8 @@ class _Search:
         for limit in self._limits:
             figures[limit.figure] = max(run[limit.figure] for run in runs)
         told = {name: tuple(listed) for name, listed in words.items()}
-        return Plan(told, trials.keeps(choice), figures)
+        cheaper, binding = binding_of(trials, choice)
+        return Plan(told, trials.keeps(choice), figures, cheaper, binding)
 
 
 def _room(pool: NodePool, *, prefixes: bool) -> int:
@@ -221,6 +227,7 @@ def lines(answer: FleetAnswer) -> list[tuple[str, str]]:
         most = limit.told(limit.most)
         where = "" if limit.name == "throttled" else " of the worst pool"
         rows.append((f"  {limit.name}", f"{reached} on the worst seed{where}, at most {most}"))
+    rows += [("what binds", _binds(answer.each)), ("subnets", _subnets(answer.each))]
     shared = next(iter(answer.one.words.values()))
     rows += [("or one for all", " ".join(shared)), ("  its price", _price(answer))]
     seeds = f"{answer.seeds} of {answer.seeds} seeds"
@@ -237,6 +244,23 @@ def _taken(answer: FleetAnswer) -> str:
         f"{number(each.taken_mean)} addresses on average, {number(each.figures['taken_max'])} at"
         f" most; {share(over)} above the {number(answer.bound)} that no setting can beat where no"
         " pod waits"
+    )
+
+
+def _binds(plan: Plan) -> str:
+    if not plan.cheaper:
+        return "nothing: no setting tried takes fewer addresses"
+    broken = ", ".join(f"{name} (broken by {count:,})" for name, count in plan.binding)
+    return f"{broken or 'chance alone'}, of {plan.cheaper:,} cheaper settings tried last"
+
+
+def _subnets(plan: Plan) -> str:
+    free, blocks = plan.figures["lowest_free"], plan.figures["lowest_free_prefixes"]
+    if math.isnan(free):
+        return "not touched"
+    return (
+        f"the emptiest keeps {number(round(free))} addresses and {number(round(blocks))} whole"
+        " /28s free at its lowest"
     )
 
 

@@ -214,7 +214,7 @@ def _answer(
     feasible = trials.keeps(best)
     second = next((one for one in found[1:] if trials.keeps(one)), None) if feasible else None
     scenario = scenario_of(best, trials.seeds[0])
-    cheaper, binding = _binding(trials, best)
+    cheaper, binding = binding_of(trials, best)
     misses = [
         (limit, _worst(trials, best, limit))
         for limit in trials.limits
@@ -273,7 +273,7 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, _T95[min(many - 1, len(_T95)) - 1] * math.sqrt(variance / many)
 
 
-def _binding(trials: Trials, best: Choice) -> tuple[int, tuple[tuple[str, int], ...]]:
+def binding_of(trials: Trials, best: Choice) -> tuple[int, tuple[tuple[str, int], ...]]:
     """Count the settings tried that take fewer addresses, and the limits that these break."""
     taken = trials.mean(best, "taken_mean")
     cheaper = [
