@@ -48,6 +48,8 @@ class Placer:
             scheduler(pool.nodes, pool.capacity, scenario.placement, requests=requests)
             for pool in scenario.pools
         ]
+        self._only = self._schedulers[0] if len(self._schedulers) == 1 else None
+        """The scheduler of the only pool, which numbers nodes as everybody does: the fast way."""
         self.pool_of: list[int] = [
             number for number, pool in enumerate(scenario.pools) for _ in range(pool.nodes)
         ]
@@ -82,7 +84,11 @@ class Placer:
 
     def place(self, pod: int) -> int:
         """Choose a node and take room there; -1 where the pod waits, or will never fit."""
-        node = self._find(pod)
+        only = self._only
+        if only is not None:
+            node = only.place(self.cpu[pod], self.memory[pod])
+        else:
+            node = self._find(pod)
         if node < 0:
             lacking = self.lacks(pod)
             if lacking:
@@ -95,13 +101,8 @@ class Placer:
 
     def _find(self, pod: int) -> int:
         cpu, memory = self.cpu[pod], self.memory[pod]
-        pools = self.ways[self.way[pod]]
-        if len(pools) == 1:
-            (pool,) = pools
-            local = self._schedulers[pool].place(cpu, memory)
-            return local if local < 0 else self._global[pool][local]
         best, chosen, found = 0.0, -1, -1
-        for pool in pools:
+        for pool in self.ways[self.way[pod]]:
             local = self._schedulers[pool].find(cpu, memory)
             if local < 0:
                 continue
@@ -128,6 +129,10 @@ class Placer:
 
     def leave(self, pod: int, node: int) -> None:
         """Give a pod's room back."""
+        only = self._only
+        if only is not None:
+            only.leave(node, self.cpu[pod], self.memory[pod])
+            return
         pool = self.pool_of[node]
         self._schedulers[pool].leave(self._local[node], self.cpu[pod], self.memory[pod])
 
