@@ -204,4 +204,9 @@ def _print(record: "RunRecord", whole: "Summary", pools: "dict[str, Summary]") -
         shown.add_row(*row)
     console.print(shown)
     console.print()
-    opt.print_facts([*node_rows(nodes.steps(record), nodes.counted(record)), *shared_rows(whole)])
+    opt.print_facts(
+        [
+            *node_rows(nodes.steps(record), nodes.counted(record), nodes.stuck(record)),
+            *shared_rows(whole),
+        ]
+    )

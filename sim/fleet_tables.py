@@ -45,8 +45,10 @@ def _refused(cause: str) -> Callable[[Summary], str]:
     return lambda one: number(one.refusals.get(cause, 0))
 
 
-def node_rows(steps: pd.DataFrame, events: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return how many nodes there were (`sim.nodes.steps`), and how many did what."""
+def node_rows(
+    steps: pd.DataFrame, events: Mapping[str, int], stuck: float
+) -> list[tuple[str, str]]:
+    """Return how many nodes there were, how many did what, and what was stuck: see `sim.nodes`."""
     counts, lasts = steps["nodes"].to_numpy(), steps["lasts_s"].to_numpy()
     whole = float(lasts.sum())
     mean = float((counts * lasts).sum()) / whole if whole else float(counts[-1])
@@ -58,7 +60,11 @@ def node_rows(steps: pd.DataFrame, events: Mapping[str, int]) -> list[tuple[str,
         for event, word in zip(EVENTS, WORDS, strict=True)
         if events.get(event)
     ]
-    return [*rows, ("  what happened", ", ".join(happened))] if happened else rows
+    if happened:
+        rows.append(("  what happened", ", ".join(happened)))
+    if stuck:
+        rows.append(("  held where no pod may go", f"{number(stuck)} addresses on average"))
+    return rows
 
 
 def shared_rows(whole: Summary) -> list[tuple[str, str]]:

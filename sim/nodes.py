@@ -57,6 +57,35 @@ def counted(record: RunRecord) -> dict[str, int]:
     return {event: int(n) for event, n in zip(record.events, counts, strict=True) if n}
 
 
+def stuck(record: RunRecord) -> float:
+    """Return how many addresses nodes held on average while they took no pods.
+
+    From the moment they were cordoned or drained until they were uncordoned or gone; ENI primaries
+    are not counted (cni#3263: such nodes keep their warm pool).
+    """
+    end_s = record.header.end_s
+    held_s = 0.0
+    closed: dict[int, float] = {}
+    moves = record.moves
+    for t, node, code in zip(moves["t"], moves["node"], moves["event"], strict=True):
+        event = record.events[code]
+        if event in ("cordoned", "draining"):
+            closed.setdefault(int(node), float(t))
+        elif event in ("uncordoned", "gone") and int(node) in closed:
+            held_s += _held_s(record, int(node), closed.pop(int(node)), float(t))
+    held_s += sum(_held_s(record, node, since, end_s) for node, since in closed.items())
+    return held_s / end_s if end_s else 0.0
+
+
+def _held_s(record: RunRecord, node: int, since: float, until: float) -> float:
+    """Add up a node's addresses over a span, in addresses times seconds."""
+    since, until = max(since, 0.0), max(until, 0.0)
+    rows = record.pool["node"] == node
+    t = np.clip(np.append(record.pool["t"][rows], until), since, until)
+    held: float = (record.pool["addresses"][rows] * np.diff(t)).sum()
+    return float(held)
+
+
 def _is(record: RunRecord, event: str) -> NDArray[np.bool_]:
     code = record.events.index(event) if event in record.events else -1
     found: NDArray[np.bool_] = record.moves["event"] == code

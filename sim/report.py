@@ -520,7 +520,7 @@ def _fleet(record: RunRecord, whole: Summary) -> page.Fleet | None:
     if len(parts) < 2 and not len(record.moves["t"]):  # noqa: PLR2004 - one pool
         return None
     heads = ("", "fleet", *parts) if len(parts) > 1 else ("", "fleet")
-    facts = node_rows(nodes.steps(record), nodes.counted(record))
+    facts = node_rows(nodes.steps(record), nodes.counted(record), nodes.stuck(record))
     return page.Fleet(heads, pool_rows(whole, parts), facts)
 
 

@@ -356,3 +356,14 @@ def test_scenarios_that_contradict_themselves_are_refused() -> None:
         fleet(pool_of(zones=("c",)), subnets=(SubnetPlan("10.0.0.0/24", zone="a"),))
     with pytest.raises(ScenarioError, match="begins with 4 nodes and may have 5 to 9"):
         pool_of(changes=Changes(autoscaling=Autoscaling(5, 9)))
+
+
+def test_addresses_on_nodes_that_take_no_pods_are_told() -> None:
+    """A node of 13 addresses, cordoned for 100 of 400 s, keeps 3.25 of them from others."""
+    changes = Changes(cordons=(Cordon(at_s=200, nodes=1, for_s=100),))
+    pool = pool_of("native", nodes_first=1, changes=changes)
+    record = run(fleet(pool), pods_at(*[10.0] * 10, end=400.0))
+
+    held = record.pool["addresses"][-1]
+    assert nodes.stuck(record) == pytest.approx(held * 100 / 400)
+    assert nodes.stuck(run(fleet(pool_of()), pods_at(10.0))) == 0
