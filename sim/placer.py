@@ -85,10 +85,8 @@ class Placer:
     def place(self, pod: int) -> int:
         """Choose a node and take room there; -1 where the pod waits, or will never fit."""
         only = self._only
-        if only is not None:
-            node = only.place(self.cpu[pod], self.memory[pod])
-        else:
-            node = self._find(pod)
+        cpu, memory = self.cpu[pod], self.memory[pod]
+        node = self._find(pod) if only is None else only.place(cpu, memory)
         if node < 0:
             lacking = self.lacks(pod)
             if lacking:
