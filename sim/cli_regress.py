@@ -193,10 +193,10 @@ def _table(changes: "Sequence[Change]") -> Table:
     from sim.regress_report import cells
 
     table = Table(show_edge=False, pad_edge=False)
-    table.add_column("figure", overflow="fold", min_width=18)
+    table.add_column("figure", overflow="fold", min_width=20)
     for head in ("baseline", "today", "difference"):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=6)
     for c in changes:
         table.add_row(*cells(c), style=STYLES.get(c.status, "red"))
     return table

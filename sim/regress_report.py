@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from sim.regress import WALL_CLOCK, Change, Today, this_version
+from sim.regress import DIGITS, WALL_CLOCK, Change, Today, this_version
 from sim.suite import Suite
 from sim.tables import NONE
 
 HEADS = ("figure", "baseline", "today", "difference", "status")
 _GAP = "  "
+_DIGITS = 8
 _ORDER = ("broken", "worse", "new", "gone", "better")
 """Statuses, the worst first."""
 _FORBIDDEN = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -167,14 +168,18 @@ def _allowed(words: str) -> str:
 
 
 def _shown(value: float | None) -> str:
-    """Write a figure with all its digits, but no more than six behind the point.
+    """Write a figure with eight digits, but no more than six behind the point.
 
-    >>> _shown(1234567), _shown(0.05), _shown(74.797927)
-    ('1,234,567', '0.05', '74.797927')
+    A terminal of 80 columns has room for three such numbers; what they hide, their difference
+    shows.
+
+    >>> _shown(1234567), _shown(0.05), _shown(74.797927), _shown(7726.447271)
+    ('1,234,567', '0.05', '74.797927', '7,726.4473')
     """
     if value is None:
         return NONE
-    written = f"{value:,.6f}"
+    behind = max(min(_DIGITS - len(str(int(abs(value)))), DIGITS), 1)
+    written = f"{value:,.{behind}f}"
     return written.rstrip("0").rstrip(".")
 
 

@@ -5,7 +5,7 @@ machine in one mood. So each step is timed in short rounds, in alternation with 
 Python (`_Reference`): what slows the machine slows both. Two more things keep neighbours out.
 Each round runs twice and the second one counts, since caches are cold after somebody else had
 the processor; and the figure is the ratio of the lower quartiles over all rounds, which forgets
-the rounds that were interrupted (medians moved by a third on a busy core, these by 4 %).
+the rounds that were interrupted (benchmarks/README.md has what each of these brought).
 
     assign_ratio.BEHAVIOUR    one assign, where 300 to 700 of 15 x 49 addresses are taken
     release_ratio.BEHAVIOUR   one release of the same addresses

@@ -1,6 +1,8 @@
 """The CI gate: exact figures, planted faults, baselines, and the committed suite itself."""
 
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cni.allocator import behaviour as behaviours
 from cni.allocator.allocator import Allocator
 from cni.cloud import recipes
 from cni.cloud.calls import DescribeInstances, Pause
-from sim import cli, node, regress
+from sim import cli, cli_regress, node, regress
 from sim import suite as suites
+from sim.cli_options import Format
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "benchmarks" / "suite.toml"
@@ -103,6 +107,17 @@ def test_the_committed_baseline_is_of_the_committed_suite() -> None:
     loaded = suites.load(SUITE)
     assert stored.suite == loaded.digest, "run: warmbench regress benchmarks/suite.toml --update"
     assert list(stored.figures) == [case.name for case in loaded.cases]
+
+
+def test_native_is_worse_than_upstream_on_one_axis_at_most() -> None:
+    """Waiting, addresses, mutating calls: native may take more addresses, and nothing else."""
+    stored = regress.load_baseline(regress.baseline_beside(SUITE)).figures
+    names = dict.fromkeys(name.rpartition(" ")[0] for name in stored)
+    axes = ("wait_s.p99", "addresses.taken.mean", "ec2_calls.mutating")
+    for name in names:
+        native, upstream = stored[f"{name} (native)"], stored[f"{name} (upstream)"]
+        worse = {axis for axis in axes if (native[axis] or 0) > (upstream[axis] or 0)}
+        assert worse <= {"addresses.taken.mean"}, name
 
 
 def test_the_cold_node_tells_its_first_and_its_fiftieth_address() -> None:
@@ -255,6 +270,26 @@ def test_the_table_tells_figure_baseline_today_and_difference(suite: Path) -> No
     assert "(+100.0%)" in cells[3]
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Numbers and verdict are whole in 80 columns too, where only a long name is folded."""
+    changes = [
+        regress.Change("a", "addresses.taken.mean", 1234.567891, 7726.447271, "better"),
+        regress.Change("a", "ec2_calls.ModifyNetworkInterfaceAttribute", 3, 10, "worse"),
+    ]
+    text = io.StringIO()
+    monkeypatch.setattr(
+        cli_regress,
+        "Console",
+        lambda **_: Console(file=text, force_terminal=True, width=columns, no_color=True),
+    )
+    cli_regress._print(changes, Format.TABLE)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
+    for whole in ("addresses.taken.mean", "7,726.4473", "+6,491.8794 (+525.8%)", "better", "worse"):
+        assert whole in plain, plain
+    assert max(map(len, plain.splitlines())) <= columns
+
+
 def test_an_improvement_passes_and_offers_to_keep_it(suite: Path) -> None:
     """Better figures are listed and do not fail."""
     shifted(suite, wait_s__max=2, served_at_once=0.5)
@@ -287,6 +322,39 @@ def test_a_tolerance_accepts_that_much_and_no_more(suite: Path) -> None:
     code, output = gate(suite)
     assert code == 1
     assert "has changed since" in output
+
+
+def test_a_tolerance_of_the_command_holds_for_the_whole_run(suite: Path) -> None:
+    """It stands in for the suite's own, be that wider or narrower; others stay exact."""
+    shifted(suite, wait_s__max=0.8)
+    assert gate(suite)[0] == 1
+    assert gate(suite, "--tolerance", "wait_s.max=0.3")[0] == 0
+    assert gate(suite, "--tolerance", "wait_s.p50=0.3")[0] == 1
+    assert gate(suite, "--tolerance", "wait_s.p50=0.3", "--tolerance", "wait_s.max=0.3")[0] == 0
+    suite.write_text(SMALL + 'tolerance = { "wait_s.max" = 0.5 }\n')
+    assert gate(suite)[0] == 0
+    assert gate(suite, "--tolerance", "wait_s.max=0.1")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("wait_s.p9=0.1", "unknown figure; did you mean"),
+        ("x=0.1", "unknown figure; known are first_address_s, "),
+        ("wait_s.p99", "allowed is wait_s.p99=SHARE, a share of the baseline's figure from 0 to 1"),
+        ("wait_s.p99=much", "allowed is wait_s.p99=SHARE"),
+        ("wait_s.p99=5", "from 0 to 1"),
+        ("wait_s.p99=-0.1", "from 0 to 1"),
+        ("wait_s.p99=nan", "from 0 to 1"),
+    ],
+)
+def test_a_tolerance_that_is_none_is_refused(suite: Path, text: str, told: str) -> None:
+    """In one line with what was written and what is allowed."""
+    with pytest.raises(suites.SuiteError) as refused:
+        gate(suite, "--tolerance", text)
+    assert str(refused.value).startswith(f"tolerance {text}: ")
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
