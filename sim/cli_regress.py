@@ -1,7 +1,7 @@
 """The command of the CI gate."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +12,14 @@ from rich.table import Table
 from sim import cli_options as opt
 
 if TYPE_CHECKING:
-    from sim.regress import Baseline, BrokenRunError, Change, Figures
+    from sim.regress import Baseline, Change, Today
     from sim.suite import Suite
 
 COLUMNS = ("scenario", "figure", "baseline", "today", "difference", "status", "told")
-NONE = "\N{EN DASH}"
 STYLES = {"better": "green"}
 LOG_WIDTH = 120
+PODS_PER_ROUND = 500
+"""How much a round of the wall clock's moves the bar, in pods that are simulated meanwhile."""
 
 
 def regress(
@@ -30,6 +31,26 @@ def regress(
     update: Annotated[
         bool, typer.Option("--update", help="Accept today's figures as the baseline.")
     ] = False,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tolerance",
+            help="Share of a figure's baseline, 0 to 1, that may be lost in this run, in place of"
+            " the suite's own; repeatable.",
+            metavar="FIGURE=SHARE",
+        ),
+    ] = None,
+    wall_clock: Annotated[
+        bool,
+        typer.Option(
+            "--wall-clock",
+            help="Also time the allocator, as ratios to a loop of plain Python beside it.",
+        ),
+    ] = False,
+    junit: Annotated[
+        Path | None,
+        typer.Option("--junit", help="JUnit XML file to write, one test case for each run."),
+    ] = None,
     output: opt.OutputFormat = opt.Format.TABLE,
 ) -> None:
     """Compare a suite's exact figures with its baseline.
@@ -37,106 +58,110 @@ def regress(
     Exit 1 where one got worse.
     """
     from sim import regress as gate
+    from sim import regress_report
     from sim import suite as suites
 
     path = baseline or gate.baseline_beside(suite)
-    if update and not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}")
+    given = gate.parse_tolerances(tolerance or ())
+    _check_outputs(path if update else None, junit)
     loaded = suites.load(suite)
     stored = gate.Baseline() if update and not path.exists() else gate.load_baseline(path)
     for case in loaded.cases:
         opt.warn(f"{case.name}: {line}" for line in case.scenario.warnings)
-    today = _measure(loaded)
-    changes = gate.compare(loaded.cases, today, stored.figures)
+    today = _measure(loaded, wall_clock=wall_clock)
+    changes = gate.compare(loaded.cases, today, stored, given)
+    if junit is not None:
+        gate.write_whole(junit, regress_report.junit(loaded, path, today, changes))
     _print(changes, output)
-    # The verdict belongs to the table; lines for a machine stay alone.
-    err = output is not opt.Format.TABLE
     if update:
-        typer.echo(_update(loaded, path, today, changes), err=err)
-        return
-    again = ["--baseline", str(baseline)] if baseline else []
-    accept = opt.quoted(["warmbench", "regress", str(suite), *again, "--update"])
-    if changes:
-        _tell_apart(loaded, stored, path)
-    if gate.fails(changes):
-        told = f"{_counted(changes)}; if that is meant, accept it: {accept}"
-        typer.echo(told, err=err)
-        raise typer.Exit(1)
-    if changes:
-        typer.echo(f"{_counted(changes)}, nothing is worse; to hold that: {accept}", err=err)
-        return
-    typer.echo(f"{_all(today)} as in {path}", err=err)
+        told, code = _update(loaded, path, today, stored, changes)
+    else:
+        accept = regress_report.accepting(suite, baseline, wall_clock=wall_clock)
+        told, code = _verdict(loaded, path, today, stored, changes, accept)
+    # The verdict belongs to the table; lines for a machine stay alone.
+    typer.echo(told, err=output is not opt.Format.TABLE)
+    raise typer.Exit(code)
 
 
-def _measure(suite: "Suite") -> "dict[str, Figures | BrokenRunError]":
-    """Run all cases under one bar; a broken run is a result too, and the others stand."""
+def _check_outputs(baseline: Path | None, junit: Path | None) -> None:
+    """Refuse before anything runs what could not be written after it."""
+    if baseline is not None and junit is not None:
+        raise ValueError("--junit tells how the gate judged, --update accepts: name one of them")
+    for path in (baseline, junit):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"{path}: there is no folder {path.parent}")
+    if junit is not None and junit.is_dir():
+        raise ValueError(f"--junit {junit}: that is a folder; name a file in it")
+
+
+def _measure(suite: "Suite", *, wall_clock: bool) -> "Today":
+    """Run all cases under one bar, and then the wall clock's rounds."""
+    from dataclasses import replace
+
     from sim import regress as gate
+    from sim import wall_clock as timing
 
-    today: dict[str, Figures | BrokenRunError] = {}
-    done = 0
     cases = suite.cases
-    with opt.progress_bar(f"{len(cases)} runs", sum(len(case.pods) for case in cases)) as bar:
-        for case in cases:
-            try:
-                today[case.name] = gate.measure(case, _from(done, bar))
-            except gate.BrokenRunError as error:
-                today[case.name] = error
-            except ValueError as error:
-                raise ValueError(f"{suite.path}: {error}") from error
-            done += len(case.pods)
-            bar(done)
-    return today
+    pods = sum(len(case.pods) for case in cases)
+    rounds = timing.ROUNDS if wall_clock else 0
+    what = f"{len(cases)} runs"
+    with opt.progress_bar(what, pods + PODS_PER_ROUND * rounds) as bar:
+        today = gate.measure_all(suite, progress=bar, clock=time.perf_counter)
+        if not wall_clock:
+            return today
+        started = time.perf_counter()
+        ratios = timing.measure(
+            time.perf_counter, progress=lambda done: bar(pods + PODS_PER_ROUND * done)
+        )
+        took_s = {**today.took_s, gate.WALL_CLOCK: time.perf_counter() - started}
+        return replace(today, wall_clock=ratios, took_s=took_s)
 
 
-def _from(before: int, bar: Callable[[int], None]) -> Callable[[int], None]:
-    """Count a run's pods on top of those of the runs before it."""
-    return lambda pod: bar(before + pod)
+def _verdict(
+    suite: "Suite",
+    path: Path,
+    today: "Today",
+    stored: "Baseline",
+    changes: "Sequence[Change]",
+    accept: str,
+) -> tuple[str, int]:
+    """Say in a line how it stands; return it with the exit code, 1 where the gate closes."""
+    from sim import regress as gate
+    from sim.regress_report import counted
+
+    if not changes:
+        return f"{_all(today)} as in {path}", 0
+    opt.warn(gate.differs_else(suite, stored, path))
+    if gate.fails(changes):
+        return f"{counted(changes)}; if that is meant, accept it: {accept}", 1
+    return f"{counted(changes)}, nothing is worse; to hold that: {accept}", 0
 
 
 def _update(
-    suite: "Suite",
-    path: Path,
-    today: "dict[str, Figures | BrokenRunError]",
-    changes: "Sequence[Change]",
-) -> str:
-    """Write the baseline and say what became of it; exit 1 where a run is broken."""
+    suite: "Suite", path: Path, today: "Today", stored: "Baseline", changes: "Sequence[Change]"
+) -> tuple[str, int]:
+    """Write the baseline; return what became of it, and the exit code: 1 for a broken run."""
     from sim import regress as gate
+    from sim.regress_report import counted
 
-    figures = {name: one for name, one in today.items() if not isinstance(one, gate.BrokenRunError)}
-    if len(figures) < len(today):
-        typer.echo(f"{path} stays as it was: a broken run has no figures to hold", err=True)
-        raise typer.Exit(1)
-    if not gate.save_baseline(path, figures, suite):
-        return f"{_all(today)} as in {path}"
-    what = _counted(changes) if changes else "no figure differs"
-    return f"{_all(today)} written to {path}: {what}"
-
-
-def _tell_apart(suite: "Suite", stored: "Baseline", path: Path) -> None:
-    """Say what else differs than the code's figures."""
-    from sim import regress as gate
-
-    if stored.suite != suite.digest:
-        opt.warn([f"{suite.path} or a trace it names has changed since {path} was made"])
-    if stored.warmbench != gate.this_version():
-        opt.warn([f"{path} is of warmbench {stored.warmbench}, this is {gate.this_version()}"])
+    figures = today.whole
+    if figures is None:
+        return f"{path} stays as it was: a broken run has no figures to hold", 1
+    timed = stored.wall_clock
+    # Ratios within tolerance of the baseline's are the same ones on another day.
+    if timed is None or any(change.case == gate.WALL_CLOCK for change in changes):
+        timed = today.wall_clock or timed
+    if not gate.save_baseline(path, figures, suite, timed):
+        return f"{_all(today)} as in {path}", 0
+    what = counted(changes) if changes else "no figure differs"
+    return f"{_all(today)} written to {path}: {what}", 0
 
 
-def _all(today: "dict[str, Figures | BrokenRunError]") -> str:
-    figures = sum(len(one) for one in today.values() if not isinstance(one, Exception))
-    return f"{figures} figures of {len(today)} run{'s' if len(today) > 1 else ''}"
-
-
-def _counted(changes: "Sequence[Change]") -> str:
-    """Count changes by status, the worst first.
-
-    >>> from sim.regress import Change
-    >>> _counted([Change("a", "b", 2, 1, "better"), Change("a", "c", 1, 2, "worse")])
-    '1 worse, 1 better'
-    """
-    counts: Counter[str] = Counter(change.status for change in changes)
-    order = ("broken", "worse", "new", "gone", "better")
-    return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+def _all(today: "Today") -> str:
+    figures = sum(len(one) for one in today.figures.values() if not isinstance(one, Exception))
+    figures += len(today.wall_clock or ())
+    runs = len(today.figures)
+    return f"{figures} figures of {runs} run{'s' if runs > 1 else ''}"
 
 
 def _print(changes: "Sequence[Change]", output: opt.Format) -> None:
@@ -165,32 +190,13 @@ def _print(changes: "Sequence[Change]", output: opt.Format) -> None:
 
 def _table(changes: "Sequence[Change]") -> Table:
     """Lay out the changes of one scenario."""
+    from sim.regress_report import cells
+
     table = Table(show_edge=False, pad_edge=False)
-    table.add_column("figure", overflow="fold", min_width=18)
+    table.add_column("figure", overflow="fold", min_width=20)
     for head in ("baseline", "today", "difference"):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=6)
     for c in changes:
-        cells = (c.figure, _shown(c.baseline), _shown(c.today), _difference(c), c.status)
-        table.add_row(*cells, style=STYLES.get(c.status, "red"))
+        table.add_row(*cells(c), style=STYLES.get(c.status, "red"))
     return table
-
-
-def _shown(value: float | None) -> str:
-    """Write a figure with all its digits, but no more than six behind the point.
-
-    >>> _shown(1234567), _shown(0.05), _shown(74.797927)
-    ('1,234,567', '0.05', '74.797927')
-    """
-    if value is None:
-        return NONE
-    text = f"{value:,.6f}"
-    return text.rstrip("0").rstrip(".")
-
-
-def _difference(change: "Change") -> str:
-    if change.difference is None:
-        return NONE
-    sign = "+" if change.difference > 0 else ""
-    share = f" ({change.difference / change.baseline:+.1%})" if change.baseline else ""
-    return f"{sign}{_shown(change.difference)}{share}"

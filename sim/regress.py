@@ -7,11 +7,14 @@ change of the code (or of the suite), never noise. How a suite is written stands
 The gate closes where a figure got worse beyond its tolerance, where a run broke what must
 always hold, and where suite and baseline do not have the same scenarios and figures: a gate
 that quietly lost a scenario is open. Better figures are told, and pass.
+
+Figures by the wall clock (`sim/wall_clock.py`) are apart: they are not exact, and are compared
+only where somebody measured them.
 """
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +27,9 @@ from sim.metrics import UnbalancedBooksError, summarise
 from sim.record import RunRecord
 from sim.scenario import ScenarioError
 from sim.simulation import run
-from sim.suite import FIGURES, Case, Suite, SuiteError
+from sim.sources.pods import near
+from sim.suite import APIS, FIGURES, Case, Suite, SuiteError
+from sim.wall_clock import WALL_CLOCK_FIGURES
 
 DIGITS = 6
 NEGLIGIBLE = 1.5 * 10**-DIGITS
@@ -35,6 +40,11 @@ Figures = Mapping[str, float | None]
 Status = Literal["worse", "better", "new", "gone", "broken"]
 WHOLE_RUN = "(all)"
 """Stands for the figure where a change is of a whole scenario."""
+WALL_CLOCK = "wall-clock"
+"""Stands for the scenario of figures by the wall clock; a scenario's name ends in a behaviour."""
+WALL_CLOCK_TOLERANCE = 0.5
+"""How much of a ratio may be lost. Runs on quiet and busy machines stay within a tenth of each
+other (benchmarks/README.md), and a step that takes twice as long is caught."""
 
 
 class BrokenRunError(Exception):
@@ -68,9 +78,57 @@ class Baseline:
     figures: Mapping[str, Figures] = field(default_factory=dict)
     warmbench: str = ""
     suite: str = ""
+    wall_clock: Figures | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """What was measured: figures by case, or why there are none; and seconds it took, by case."""
+
+    figures: Mapping[str, Figures | BrokenRunError]
+    wall_clock: Figures | None = None
+    took_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> Mapping[str, Figures] | None:
+        """The figures, where every run has some that can be held."""
+        figures = {n: one for n, one in self.figures.items() if not isinstance(one, BrokenRunError)}
+        return figures if len(figures) == len(self.figures) else None
 
 
 # Figures.
+
+
+def measure_all(
+    suite: Suite,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Today:
+    """Run all cases; a broken run is a result too, and the others stand.
+
+    `progress` hears how many pods have arrived, of all cases. Raises SuiteError.
+    """
+    figures: dict[str, Figures | BrokenRunError] = {}
+    took_s: dict[str, float] = {}
+    before = 0
+    for case in suite.cases:
+        started = clock()
+        try:
+            figures[case.name] = measure(case, _from(before, progress))
+        except BrokenRunError as error:
+            figures[case.name] = error
+        except ValueError as error:
+            raise SuiteError(f"{suite.path}: {error}") from error
+        took_s[case.name] = clock() - started
+        before += len(case.pods)
+        progress(before)
+    return Today(figures, took_s=took_s)
+
+
+def _from(before: int, progress: Callable[[int], None]) -> Callable[[int], None]:
+    """Count a run's pods on top of those of the runs before it."""
+    return lambda pod: progress(before + pod)
 
 
 def measure(case: Case, progress: Callable[[int], None] | None = None) -> Figures:
@@ -131,15 +189,20 @@ def load_baseline(path: Path) -> Baseline:
     """Read a baseline; raises SuiteError where there is none, or the file is something else."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        figures = {str(case): dict(values) for case, values in stored["figures"].items()}
-        found = Baseline(figures, str(stored["warmbench"]), str(stored["suite"]))
+        # `items` refuses lists, of which `dict` would make something.
+        figures = {case: dict(values.items()) for case, values in stored["figures"].items()}
+        wall_clock = dict(stored["wall_clock"].items()) if "wall_clock" in stored else None
+        found = Baseline(figures, str(stored["warmbench"]), str(stored["suite"]), wall_clock)
     except FileNotFoundError:
         raise SuiteError(f"{path}: there is no baseline yet: make it with --update") from None
     except OSError as error:
         raise SuiteError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _no_baseline(path, f"{type(error).__name__}: {error}") from None
-    for case, values in found.figures.items():
+    for case, values in {**figures, WALL_CLOCK: wall_clock or {}}.items():
+        for name in (case, *values):
+            if not name.isprintable():
+                raise _no_baseline(path, f"{name!a} is no name")
         for figure, value in values.items():
             if value is not None and not is_number(value):
                 raise _no_baseline(path, f"{case}: {figure} is {value!r}, not a number")
@@ -151,19 +214,35 @@ def _no_baseline(path: Path, why: str) -> SuiteError:
     return SuiteError(f"{path}: not a baseline ({why}): remove it and make it with --update")
 
 
-def save_baseline(path: Path, figures: Mapping[str, Figures], suite: Suite) -> bool:
+def save_baseline(
+    path: Path,
+    figures: Mapping[str, Figures],
+    suite: Suite,
+    wall_clock: Figures | None = None,
+) -> bool:
     """Write a baseline, one figure a line, all of it or nothing; return whether it is news."""
-    stored = {"warmbench": this_version(), "suite": suite.digest, "figures": figures}
+    stored: dict[str, object] = {
+        "warmbench": this_version(),
+        "suite": suite.digest,
+        "figures": figures,
+    }
+    if wall_clock is not None:
+        stored["wall_clock"] = wall_clock
     text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
+    write_whole(path, text)
+    return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, all of it or nothing: an interrupt leaves what was there, and no draft."""
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    return True
 
 
 def this_version() -> str:
@@ -177,39 +256,85 @@ def this_version() -> str:
 # Comparing.
 
 
+def parse_tolerances(texts: Iterable[str]) -> dict[str, float]:
+    """Read tolerances for a whole run, each FIGURE=SHARE; raises SuiteError.
+
+    >>> parse_tolerances(["wait_s.p99=0.05"])
+    {'wait_s.p99': 0.05}
+    """
+    known = (*FIGURES, *(f"ec2_calls.{api}" for api in APIS), *WALL_CLOCK_FIGURES)
+    tolerances: dict[str, float] = {}
+    for text in texts:
+        figure, _, share = text.partition("=")
+        if figure not in known:
+            hint = near(figure, known) or f"; known are {', '.join(known)}"
+            raise SuiteError(f"tolerance {text}: unknown figure{hint}")
+        try:
+            tolerances[figure] = float(share)
+        except ValueError:
+            tolerances[figure] = -1.0
+        if not 0 <= tolerances[figure] <= 1:
+            raise SuiteError(
+                f"tolerance {text}: allowed is {figure}=SHARE, a share of the baseline's figure"
+                " from 0 to 1"
+            )
+    return tolerances
+
+
 def compare(
     cases: Sequence[Case],
-    today: Mapping[str, Figures | BrokenRunError],
-    baseline: Mapping[str, Figures],
+    today: Today,
+    baseline: Baseline,
+    tolerance: Mapping[str, float] | None = None,
 ) -> list[Change]:
-    """Return what differs beyond tolerance, in the order of the suite and of its figures."""
+    """Return what differs beyond tolerance, in the order of the suite and of its figures.
+
+    A `tolerance` by figure stands in for the suite's own, in every case. Figures by the wall
+    clock are compared where they were measured today.
+    """
+    given = tolerance or {}
     changes: list[Change] = []
     for case in cases:
-        old, new = baseline.get(case.name), today[case.name]
+        old, new = baseline.figures.get(case.name), today.figures[case.name]
         if isinstance(new, BrokenRunError):
             changes.append(Change(case.name, WHOLE_RUN, None, None, "broken", str(new)))
         elif old is None:
             told = "in the suite, not in the baseline"
             changes.append(Change(case.name, WHOLE_RUN, None, None, "new", told))
         else:
-            changes += _changes(case, old, new)
+            changes += _changes(case.name, old, new, {**case.tolerance, **given})
     names = {case.name for case in cases}
     told = "in the baseline, not in the suite"
     changes += [
-        Change(name, WHOLE_RUN, None, None, "gone", told) for name in baseline if name not in names
+        Change(name, WHOLE_RUN, None, None, "gone", told)
+        for name in baseline.figures
+        if name not in names
     ]
-    return changes
+    return changes + _wall_clock_changes(today.wall_clock, baseline.wall_clock, given)
 
 
-def _changes(case: Case, old: Figures, new: Figures) -> list[Change]:
+def _wall_clock_changes(
+    today: Figures | None, baseline: Figures | None, given: Mapping[str, float]
+) -> list[Change]:
+    """Compare ratios that were measured today; without, the baseline's wait for another day."""
+    if today is None:
+        return []
+    if baseline is None:
+        told = "measured today, not in the baseline"
+        return [Change(WALL_CLOCK, WHOLE_RUN, None, None, "new", told)]
+    tolerance = dict.fromkeys(WALL_CLOCK_FIGURES, WALL_CLOCK_TOLERANCE) | dict(given)
+    return _changes(WALL_CLOCK, baseline, today, tolerance)
+
+
+def _changes(case: str, old: Figures, new: Figures, tolerance: Mapping[str, float]) -> list[Change]:
     changes = []
     for figure in dict.fromkeys([*new, *old]):
         # An API that is not called at all has no row: that is none, not unknown.
         none = 0 if figure.startswith("ec2_calls.") else None
         was, is_now = old.get(figure, none), new.get(figure, none)
-        status = _status(figure, was, is_now, case.tolerance.get(figure, 0))
+        status = _status(figure, was, is_now, tolerance.get(figure, 0))
         if status is not None:
-            changes.append(Change(case.name, figure, was, is_now, status))
+            changes.append(Change(case, figure, was, is_now, status))
     return changes
 
 
@@ -220,6 +345,16 @@ def _status(figure: str, old: float | None, new: float | None, tolerance: float)
     if abs(new - old) <= max(tolerance * abs(old), NEGLIGIBLE):
         return None
     return "better" if (new > old) == FIGURES.get(figure, False) else "worse"
+
+
+def differs_else(suite: Suite, baseline: Baseline, path: Path) -> list[str]:
+    """Say what else differs than the code's figures: the suite, or warmbench itself."""
+    told = []
+    if baseline.suite != suite.digest:
+        told.append(f"{suite.path} or a trace it names has changed since {path} was made")
+    if baseline.warmbench != this_version():
+        told.append(f"{path} is of warmbench {baseline.warmbench}, this is {this_version()}")
+    return told
 
 
 def fails(changes: Sequence[Change]) -> bool:

@@ -44,6 +44,7 @@ ALLOWED = {
     "prometheus_client": ["cni/daemon/metrics.py"],
     "pyarrow": ["sim/store.py", "sim/trace.py", "sim/sources/*.py"],
     "pyroute2": ["cni/network/messages.py", "sim/lab/*.py"],
+    "pytest": ["sim/pytest_plugin.py"],
     "rich": ["sim/cli*.py", "sim/commands/*.py"],
     "simpy": [
         "sim/cloud.py",

@@ -341,6 +341,7 @@ def test_the_files_that_the_image_and_the_guide_name_are_here() -> None:
         "Containerfile",
         "README.md",
         "aws-node.yaml",
+        "ci",
         "iam-policy.json",
     }
     assert str(SHIPPED) in (DEPLOY / "Containerfile").read_text(encoding="utf-8")
