@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cni.cloud.calls import Call
+from cni.cloud.calls import Call, ReadMetadata
 from sim.cloud import CallFault, Faults
 from sim.scenario import FaultPlan
 from sim.streams import Draws
@@ -20,7 +20,7 @@ def faults_of(plans: Sequence[FaultPlan], draws: Draws) -> Faults | None:
         struck = [
             plan
             for number, plan in enumerate(plans)
-            if plan.api in ("*", call.api)
+            if ((plan.api == "*" and call.api != ReadMetadata.api) or plan.api == call.api)
             and plan.from_s <= now
             and (not plan.until_s or now < plan.until_s)
             # Each plan draws for itself, so that one more plan shifts no other's chance.

@@ -56,9 +56,10 @@ class SubnetPlan:
 class FaultPlan:
     """What goes wrong with EC2: a `share` of the calls of one API, in a span of time.
 
-    `api` "*" means every API. With a `code` (EC2's) a call fails with it, before it took effect or
-    after; `delay_s` is added to its latency. The span is [from_s, until_s); an `until_s` of 0 is
-    the end. Chance belongs to the node and the call's number, so that two settings meet the same.
+    `api` "*" means every API of EC2, the metadata (ReadMetadata) not among them. With a `code`
+    (EC2's) a call fails with it, before it took effect or after; `delay_s` is added to its latency.
+    The span is [from_s, until_s); an `until_s` of 0 is the end. Chance belongs to the node and the
+    call's number, so that two settings meet the same.
     """
 
     api: str = "*"

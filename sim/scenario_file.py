@@ -22,7 +22,7 @@ A file holds one scenario by itself (`warmbench replay --scenario FILE`), or a s
     denied = ["CreateNetworkInterface"] # APIs that the nodes' role may not use
 
     [[fault]]                           # any number: what goes wrong with EC2
-    api = "AssignPrivateIpAddresses"    # default "*": every API
+    api = "AssignPrivateIpAddresses"    # default "*": every API but ReadMetadata
     code = "InternalError"              # EC2's; and, or instead:
     delay_s = 2.0                       # added to the latency
     share = 0.01                        # of the calls; default 1

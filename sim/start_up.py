@@ -36,8 +36,8 @@ StartUp = Generator[simpy.Event, Any, None]
 def start_up(cloud: CloudModel, behaviour: Behaviour, orphans: Sequence[EniId]) -> StartUp:
     """Make the calls; `orphans` are what an earlier life created and did not attach."""
     ours = not behaviour.tick_s
-    yield from cloud.answer(ReadMetadata())
     again_s = ASK_AGAIN_S if ours else CRASH_BACKOFF_S
+    yield from _patiently(cloud, ReadMetadata(), again_s)
     yield from _patiently(cloud, DescribeNetworkInterfaces(), again_s)
     if ours:
         # Our tag and "available" are the filter; what comes back are the orphans.

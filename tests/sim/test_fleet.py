@@ -367,3 +367,15 @@ def test_addresses_on_nodes_that_take_no_pods_are_told() -> None:
     held = record.pool["addresses"][-1]
     assert nodes.stuck(record) == pytest.approx(held * 100 / 400)
     assert nodes.stuck(run(fleet(pool_of()), pods_at(10.0))) == 0
+
+
+@BEHAVIOURS
+def test_a_start_outlives_what_fails_in_it(behaviour: str) -> None:
+    """Daemons that restart ask again where the metadata or EC2 refuses, and serve in the end."""
+    changes = Changes(restarts=(DaemonRestart(at_s=100, batch=4, down_s=2),))
+    faults = (
+        FaultPlan("ReadMetadata", "InternalError", 0.5),
+        FaultPlan("*", "InternalError", 0.5),
+    )
+    record = run(fleet(pool_of(behaviour, changes=changes), faults=faults), pods_at(10.0))
+    assert counted(record)["daemon back"] == 4
