@@ -347,9 +347,13 @@ class Gathering(Planner):
             return
         if reason in (FailureReason.ENI_FULL, FailureReason.ENI_LIMIT):
             return
-        self._failure_pause_s = min(
-            max(self._failure_pause_s * 2, behaviour.failure_backoff_s), behaviour.backoff_s
-        )
-        self.backoff_until = now + self._failure_pause_s
-        if reason is FailureReason.THROTTLED:
+        throttled = reason is FailureReason.THROTTLED
+        longest = behaviour.throttled_backoff_s if throttled else behaviour.backoff_s
+        pause = max(self._failure_pause_s * 2, behaviour.failure_backoff_s)
+        self._failure_pause_s = pause = min(pause, longest)
+        if throttled:
             self._gather_s = min(self._gather_s * 2, behaviour.gather_throttled_s)
+            # Nodes that were refused together would come back together, find the bucket full of
+            # tokens for the first of them, and leave it idle in between.
+            pause *= 0.5 + self.pool.dice.roll() / 2.0**32
+        self.backoff_until = now + pause

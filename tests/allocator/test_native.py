@@ -141,16 +141,34 @@ def test_regret_doubles_the_hold() -> None:
     assert held[2] >= 4 * NATIVE.surplus_hold_s
 
 
-@pytest.mark.parametrize("reason", [FailureReason.THROTTLED, FailureReason.DENIED])
-def test_failures_are_repeated_after_growing_pauses(reason: FailureReason) -> None:
+def test_failures_are_repeated_after_growing_pauses() -> None:
     """5, 10, 20 … s, never more than 120 s, until one call succeeds."""
     node = Driver(WarmIp(2))
-    node.ec2.faults.extend(Fault("AssignPrivateIpAddresses", reason) for _ in range(7))
+    denied = FailureReason.DENIED
+    node.ec2.faults.extend(Fault("AssignPrivateIpAddresses", denied) for _ in range(7))
     node.run(1000)
     tries = [t for t, _, _ in node.log()]
     pauses = [round(b - a, 3) for a, b in pairwise(tries)]
     assert pauses[:6] == [5, 10, 20, 40, 80, 120]
     assert node.allocator.counts(Instant(node.now)).available == 2
+
+
+def test_nodes_that_were_throttled_together_do_not_come_back_together() -> None:
+    """Pauses grow from 5 to 30 s, halved or half as long again by each node's own chance."""
+    found = []
+    for seed in range(20):
+        node = Driver(WarmIp(2), seed=seed)
+        fault = Fault("AssignPrivateIpAddresses", FailureReason.THROTTLED)
+        node.ec2.faults.extend(fault for _ in range(7))
+        node.run(1000)
+        found.append([b - a for a, b in pairwise(t for t, _, _ in node.log())])
+        assert node.allocator.counts(Instant(node.now)).available == 2
+
+    for nth, middle in enumerate([5, 10, 20, 30, 30, 30]):
+        pauses = sorted(pauses[nth] for pauses in found)
+        assert 0.5 * middle <= pauses[0] < 0.7 * middle
+        assert 1.3 * middle < pauses[-1] <= 1.5 * middle + 0.1
+    assert len({round(pauses[0], 3) for pauses in found}) == 20
 
 
 def test_a_dry_subnet_is_left_alone_for_two_minutes() -> None:
