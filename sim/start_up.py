@@ -55,4 +55,5 @@ def _patiently(cloud: CloudModel, call: Call, again_s: float) -> Generator[simpy
         try:
             return (yield from cloud.answer(call))
         except CallError:
-            yield from cloud.answer(Pause(again_s))
+            # From half as long to half as long again, as the daemon does it.
+            yield from cloud.answer(Pause(again_s / 2, jitter=2.0))
