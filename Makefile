@@ -57,7 +57,7 @@ soak: .venv-dev/stamp ## run what takes long in full size (root, about half an h
 	    tests/daemon/test_lockstep.py
 
 exhaustive: .venv-dev/stamp ## compare what recommend finds with a whole grid; takes minutes
-	.venv-dev/bin/python -m benchmarks.exhaustive
+	.venv-dev/bin/python -m benchmarks.exhaustive $(if $(OPENB),--openb $(OPENB))
 
 plugin: $(PLUGIN_OUT) ## build the static C plug-in; needs a C compiler and a static libc
 
