@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from sim import (
+    cli_behaviours,
     cli_calibrate,
     cli_data,
     cli_fleet,
@@ -46,6 +47,7 @@ app.command("recommend")(cli_sweep.recommend)
 app.command("plan")(cli_plan.plan)
 app.command("calibrate")(cli_calibrate.calibrate)
 app.command("regress")(cli_regress.regress)
+app.command("behaviours")(cli_behaviours.behaviours)
 app.command("replay-journal")(cli_replay.replay_journal)
 app.command("limits")(cli_data.limits)
 app.add_typer(cli_data.trace_app, name="trace")

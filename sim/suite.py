@@ -16,7 +16,7 @@ be used is refused whole, in one line with file, scenario, key, value and what i
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -87,8 +87,11 @@ class Suite:
     digest: str
 
 
-def load(path: Path) -> Suite:
-    """Read a suite and make every scenario of it; raises SuiteError, and nothing has run then."""
+def load(path: Path, *, behaviours: Sequence[str] | None = None) -> Suite:
+    """Read a suite and make every scenario of it; raises SuiteError, and nothing has run then.
+
+    `behaviours` stand in place of those that the scenarios name.
+    """
     tables = scenario_file.read_toml(path)
     listed = tables.get("scenario")
     if set(tables) != {"scenario"} or not isinstance(listed, list) or not listed:
@@ -102,12 +105,18 @@ def load(path: Path) -> Suite:
         if name in names:
             entry.refuse("name", "a name that no scenario before it has")
         names.add(name)
-        cases += _cases(entry, name, path.parent, files)
+        cases += _cases(entry, name, path.parent, files, behaviours)
     told = json.dumps([listed, files], sort_keys=True)
     return Suite(path, tuple(cases), hashlib.sha256(told.encode()).hexdigest()[:16])
 
 
-def _cases(entry: Entry, name: str, folder: Path, files: dict[str, str]) -> list[Case]:
+def _cases(
+    entry: Entry,
+    name: str,
+    folder: Path,
+    files: dict[str, str],
+    instead: Sequence[str] | None,
+) -> list[Case]:
     """Make one case for each behaviour; note the digest of a trace file under its name."""
     behaviours = entry.values.get("behaviours", ["native"])
     known = isinstance(behaviours, list) and all(one in PRESETS for one in map(str, behaviours))
@@ -120,7 +129,7 @@ def _cases(entry: Entry, name: str, folder: Path, files: dict[str, str]) -> list
     tolerance = _tolerance(entry)
     return [
         Case(f"{name} ({behaviour})", table.scenario(behaviour), pods, tolerance)
-        for behaviour in behaviours
+        for behaviour in instead or behaviours
     ]
 
 
