@@ -27,6 +27,7 @@ from cni.allocator.model import BlockKind, NodeLimits
 from cni.allocator.targets import WarmIp
 from sim import metrics, nodes, pools
 from sim.cloud_numbers import CloudNumbers
+from sim.garbage import collected_seldom
 from sim.node_pool import NodePool
 from sim.record import RunRecord
 from sim.scenario import Scenario, SubnetPlan
@@ -110,20 +111,25 @@ class Result:
 def perform(task: Task, trace: Trace) -> Result:
     """Run a task; whatever breaks in it is its result, so that the others stand."""
     try:
-        record = run(task.scenario, trace)
-        match task.kind:
-            case "run":
-                figures = figures_of(record)
-            case "fleet":
-                figures = worst_of_pools(record)
-            case "bound":
-                figures = {BOUND: _bound(record)}
-            case "demand":
-                figures = _demands(record)
+        with collected_seldom():
+            record = run(task.scenario, trace)
+        figures = _figures_for(task, record)
     except Exception as error:  # noqa: BLE001 - an auditor's finding or a fault of ours is a figure of its cell
         lines = str(error).splitlines()
         return Result({}, f"{type(error).__name__}: {lines[0] if lines else 'no message'}")
     return Result(figures)
+
+
+def _figures_for(task: Task, record: RunRecord) -> Figures:
+    match task.kind:
+        case "run":
+            return figures_of(record)
+        case "fleet":
+            return worst_of_pools(record)
+        case "bound":
+            return {BOUND: _bound(record)}
+        case "demand":
+            return _demands(record)
 
 
 def figures_of(record: RunRecord) -> Figures:
