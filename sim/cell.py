@@ -134,9 +134,9 @@ def _figures_for(task: Task, record: RunRecord) -> Figures:
 
 def figures_of(record: RunRecord) -> Figures:
     """Return the figures of a run by the names in FIGURES, cut to millionths."""
-    summary = metrics.summarise(record)
-    waited_s = metrics.waits(record)["waited_s"].to_numpy()
     steps = metrics.steps(record)
+    summary = metrics.summarise(record, steps)
+    waited_s = metrics.waited_s(record)
     taken = steps["held"].to_numpy() + steps["primary"].to_numpy()
     placed = summary.served + summary.waiting
     addresses, calls, wait_s = summary.addresses, summary.ec2_calls, summary.wait_s
