@@ -294,13 +294,20 @@ def key_of(task: Task, trace: str, code: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def trace_digest(trace: Trace) -> str:
-    """Return a digest of what a trace asks for; names of pods and notes change no figure."""
+def names_count(task: Task) -> bool:
+    """Whether names of pods change a task's figures: they do where a pool takes pods by name."""
+    return any(pool.takes for pool in task.scenario.pools)
+
+
+def trace_digest(trace: Trace, *, named: bool = False) -> str:
+    """Return a digest of what a trace asks for, with the names of pods if they count."""
     digest = hashlib.sha256()
     for column in (trace.arrival_s, trace.life_s, trace.cpu_m, trace.memory_mib, trace.node):
         digest.update(f"{column.dtype} {len(column)};".encode())
         digest.update(np.ascontiguousarray(column).tobytes())
     digest.update(json.dumps([trace.node_names, trace.end_s.hex()]).encode())
+    if named:
+        digest.update(json.dumps(trace.names).encode())
     return digest.hexdigest()[:32]
 
 

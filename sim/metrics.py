@@ -72,7 +72,7 @@ def waited_s(record: RunRecord) -> Floats:
     pods = record.pods
     pod = np.flatnonzero(pods["added_at"] >= 0.0)
     added_at = pods["added_at"][pod]
-    wait_s = pods["served_at"][pod] - added_at
+    wait_s: Floats = pods["served_at"][pod] - added_at
     unserved = np.isnan(wait_s)
     until = np.fmin(pods["released_at"][pod[unserved]], record.header.end_s)
     wait_s[unserved] = until - added_at[unserved]
