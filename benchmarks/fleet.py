@@ -18,6 +18,9 @@ from sim.vpc import InstanceShape
 RATE_PER_NODE = 0.1
 LIFE_S = 60.0
 
+NODES_IN_SUBNET = 14_000
+"""With 60 addresses and two ENIs each, and room to grow by a fifth."""
+
 
 def pods_of(pods: int, *, nodes: int) -> Trace:
     """Return a Poisson trace: a pod each 10 s a node, which lives a minute on average."""
@@ -30,10 +33,14 @@ def pods_of(pods: int, *, nodes: int) -> Trace:
 
 
 def fleet(nodes: int, behaviour: Behaviour = NATIVE, *, checks: bool = False) -> Scenario:
-    """Return warm nodes with 60 addresses each; the quota of ENIs is no part of the question."""
+    """Return warm nodes with 60 addresses each, in subnets that hold them all.
+
+    The quota of ENIs is no part of the question, nor is that no VPC is so large.
+    """
+    many = -(-nodes // NODES_IN_SUBNET)
     numbers = replace(CloudNumbers.load(), enis_per_region=10_000_000)
     return Scenario(
-        subnets=(SubnetPlan("10.0.0.0/12"),),
+        subnets=tuple(SubnetPlan(f"10.{16 * number}.0.0/12") for number in range(many)),
         pools=(
             NodePool(
                 limits=NodeLimits(15, 49, 737),

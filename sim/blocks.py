@@ -4,6 +4,7 @@ Sits between `sim/subnet.py`, which knows addresses, and `sim/vpc.py`, which kno
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Network
 
 from cni.allocator.model import Block, BlockKind, EniId
@@ -43,7 +44,8 @@ class HeldBlocks:
             for address in addresses:
                 self._single_holders[address] = eni_id
         length = kind.value
-        return {(address, length): self._object((address, length)) for address in addresses}
+        keys = [(address, length) for address in addresses]
+        return {key: self._object(key) for key in keys}
 
     def give_back(self, subnet: Subnet, keys: Iterable[BlockKey]) -> None:
         """Give blocks back to the subnet they are of."""
@@ -86,4 +88,8 @@ class HeldBlocks:
             if len(self._objects) >= _OBJECTS_MAX:
                 self._objects.clear()
             block = self._objects[key] = IPv4Network(key)
+            with suppress(AttributeError):
+                # Python gives each /32 a function of its own that lists its one host: 200 bytes
+                # of the 1,300 that an address takes, and nobody asks for them.
+                del block.hosts
         return block

@@ -27,6 +27,7 @@ from cni.allocator.model import BlockKind, NodeLimits
 from cni.allocator.targets import WarmIp
 from sim import metrics, nodes, pools
 from sim.cloud_numbers import CloudNumbers
+from sim.garbage import collected_seldom
 from sim.node_pool import NodePool
 from sim.record import RunRecord
 from sim.scenario import Scenario, SubnetPlan
@@ -110,27 +111,32 @@ class Result:
 def perform(task: Task, trace: Trace) -> Result:
     """Run a task; whatever breaks in it is its result, so that the others stand."""
     try:
-        record = run(task.scenario, trace)
-        match task.kind:
-            case "run":
-                figures = figures_of(record)
-            case "fleet":
-                figures = worst_of_pools(record)
-            case "bound":
-                figures = {BOUND: _bound(record)}
-            case "demand":
-                figures = _demands(record)
+        with collected_seldom():
+            record = run(task.scenario, trace)
+        figures = _figures_for(task, record)
     except Exception as error:  # noqa: BLE001 - an auditor's finding or a fault of ours is a figure of its cell
         lines = str(error).splitlines()
         return Result({}, f"{type(error).__name__}: {lines[0] if lines else 'no message'}")
     return Result(figures)
 
 
+def _figures_for(task: Task, record: RunRecord) -> Figures:
+    match task.kind:
+        case "run":
+            return figures_of(record)
+        case "fleet":
+            return worst_of_pools(record)
+        case "bound":
+            return {BOUND: _bound(record)}
+        case "demand":
+            return _demands(record)
+
+
 def figures_of(record: RunRecord) -> Figures:
     """Return the figures of a run by the names in FIGURES, cut to millionths."""
-    summary = metrics.summarise(record)
-    waited_s = metrics.waits(record)["waited_s"].to_numpy()
     steps = metrics.steps(record)
+    summary = metrics.summarise(record, steps)
+    waited_s = metrics.waited_s(record)
     taken = steps["held"].to_numpy() + steps["primary"].to_numpy()
     placed = summary.served + summary.waiting
     addresses, calls, wait_s = summary.addresses, summary.ec2_calls, summary.wait_s
@@ -288,13 +294,20 @@ def key_of(task: Task, trace: str, code: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def trace_digest(trace: Trace) -> str:
-    """Return a digest of what a trace asks for; names of pods and notes change no figure."""
+def names_count(task: Task) -> bool:
+    """Whether names of pods change a task's figures: they do where a pool takes pods by name."""
+    return any(pool.takes for pool in task.scenario.pools)
+
+
+def trace_digest(trace: Trace, *, named: bool = False) -> str:
+    """Return a digest of what a trace asks for, with the names of pods if they count."""
     digest = hashlib.sha256()
     for column in (trace.arrival_s, trace.life_s, trace.cpu_m, trace.memory_mib, trace.node):
         digest.update(f"{column.dtype} {len(column)};".encode())
         digest.update(np.ascontiguousarray(column).tobytes())
     digest.update(json.dumps([trace.node_names, trace.end_s.hex()]).encode())
+    if named:
+        digest.update(json.dumps(trace.names).encode())
     return digest.hexdigest()[:32]
 
 

@@ -6,15 +6,19 @@ Results depend on the task alone, so that whoever performs them gets the same fi
 
 import os
 import signal
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from sim.cell import Result, Task, code_digest, perform
+from sim.cell import Result, Task, code_digest, names_count, perform
+from sim.lending import LentTrace, borrow, lend
 from sim.trace import Trace
 
 DIED = "its process died: killed, or out of memory"
@@ -73,6 +77,9 @@ class Processes:
         self._trace = trace
         self._jobs = jobs
         self._pool: ProcessPoolExecutor | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._named = False
+        """Whether the processes know the names of pods: 60 MB each for a million."""
 
     def __enter__(self) -> Self:
         """Make ready; processes start with the first task."""
@@ -81,9 +88,14 @@ class Processes:
     def __exit__(self, *_error: object) -> None:
         """Kill the processes: what they are at is not wanted any more."""
         self._end()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def results(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
         """Yield results as they come; a task whose process dies twice, alone at last, is failed."""
+        if not self._named and any(map(names_count, tasks)):
+            self._end()
+            self._named = True
         todo = deque(range(len(tasks)))
         suspects: deque[int] = deque()
         running: dict[Future[Result], int] = {}
@@ -119,7 +131,7 @@ class Processes:
                 # To fork a process that has threads (numpy, pyarrow, a progress bar) may hang.
                 mp_context=get_context("spawn"),
                 initializer=_begin,
-                initargs=(self._trace,),
+                initargs=(self._lent(),),
             )
         # Ctrl-C reaches every process of the terminal; workers inherit that it is held back.
         held_back = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -131,6 +143,18 @@ class Processes:
             return failed
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
+
+    def _lent(self) -> LentTrace:
+        trace = self._trace if self._named else replace(self._trace, names=None)
+        try:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="warmbench-")
+            return lend(trace, Path(self._folder.name) / f"trace-{self._named:d}")
+        except OSError as error:
+            raise ExecutorError(
+                f"processes cannot be handed the trace: {error.strerror}: {error.filename}; "
+                "name another folder in TMPDIR, or take --jobs 1"
+            ) from None
 
     def _end(self) -> None:
         pool, self._pool = self._pool, None
@@ -151,10 +175,10 @@ class _Worker:
     trace: Trace
 
 
-def _begin(trace: Trace) -> None:
+def _begin(lent: LentTrace) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _Worker.trace = trace
+    _Worker.trace = borrow(lent)
 
 
 def _perform(task: Task) -> Result:

@@ -23,6 +23,7 @@ from sim.cell import (
     bound_task,
     code_digest,
     key_of,
+    names_count,
     run_task,
     trace_digest,
 )
@@ -159,7 +160,8 @@ class Bench:
         self._executor = executor
         self._cache = cache
         self._known: dict[str, Result] = {}
-        self._trace_digest = trace_digest(trace)
+        self._trace = trace
+        self._trace_digests: dict[bool, str] = {}
         self._code_digest = code_digest()
         self.computed = 0
         """Tasks that were performed, and not found in the cache."""
@@ -171,7 +173,7 @@ class Bench:
 
     def results(self, tasks: Sequence[Task], progress: Progress | None = None) -> list[Result]:
         """Return the results of tasks in their order; a failure is a result, and is not cached."""
-        keys = [key_of(task, self._trace_digest, self._code_digest) for task in tasks]
+        keys = [key_of(task, self._digest_for(task), self._code_digest) for task in tasks]
         missing: dict[str, Task] = {}
         for key, task in zip(keys, tasks, strict=True):
             if key in self._known or key in missing:
@@ -192,6 +194,12 @@ class Bench:
             if progress is not None:
                 progress(done)
         return [self._known[key] for key in keys]
+
+    def _digest_for(self, task: Task) -> str:
+        named = names_count(task)
+        if named not in self._trace_digests:
+            self._trace_digests[named] = trace_digest(self._trace, named=named)
+        return self._trace_digests[named]
 
 
 def sweep(bench: Bench, cells: Sequence[Cell], *, progress: Progress | None = None) -> pd.DataFrame:

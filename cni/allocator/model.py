@@ -97,3 +97,15 @@ class PoolCounts:
     addresses_per_block: int
     blocks_per_eni: int
     enis: int
+
+
+class PoolSize(NamedTuple):
+    """What a node holds, whoever uses it: ENIs, blocks on them, and addresses in these.
+
+    ENI primaries are not among the addresses; blocks of the other kind, and those about to
+    leave, are.
+    """
+
+    enis: int
+    blocks: int
+    addresses: int

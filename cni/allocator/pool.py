@@ -23,6 +23,7 @@ from cni.allocator.model import (
     EniId,
     Instant,
     PoolCounts,
+    PoolSize,
     SandboxKey,
 )
 from cni.allocator.places import Dice, Places
@@ -100,21 +101,27 @@ class Pool:
     def add_blocks(self, eni: PooledEni, blocks: Iterable[Block]) -> int:
         """Take in blocks that EC2 shows on an ENI; return how many were new."""
         new = 0
+        wanted = self.kind.value
         for block in blocks:
             if block not in eni.blocks and self._is_free_elsewhere(block, eni):
-                pooled = PooledBlock(block, eni, foreign=block.prefixlen != self.kind.value)
+                pooled = PooledBlock(block, eni, foreign=block.prefixlen != wanted)
                 eni.blocks[block] = pooled
                 self.foreign += pooled.foreign
                 if not pooled.foreign:
-                    first = int(block.network_address)
-                    pooled.slots = [
-                        Slot(IPv4Address(first + n), pooled) for n in range(self.per_block)
-                    ]
+                    pooled.slots = self._slots_in(block, pooled)
                     self._shelve(pooled)
                     size = len(eni.blocks) * self.per_block + 2
                     self._levels.extend([0] * (size - len(self._levels)))
                 new += 1
         return new
+
+    def _slots_in(self, block: Block, pooled: PooledBlock) -> list[Slot]:
+        # The block's own object: a fleet holds millions of them, and one each is enough.
+        address = block.network_address
+        if self.per_block == 1:
+            return [Slot(address, pooled)]
+        first = int(address)
+        return [Slot(IPv4Address(first + n), pooled) for n in range(self.per_block)]
 
     def _is_free_elsewhere(self, block: Block, eni: PooledEni) -> bool:
         """Whether no sandbox holds of a block since before EC2 took it and gave it to `eni`."""
@@ -139,9 +146,9 @@ class Pool:
 
     def _shelf_for(self, eni: PooledEni) -> Shelf:
         shelves = eni.shelves
-        if self.kind is BlockKind.SECONDARY_IP and len(shelves):
-            (shelf,) = shelves
-            return shelf
+        only = shelves.at[0] if self.per_block == 1 else None
+        if only is not None:
+            return only
         if self._shuffles and shelves.full:
             for moved in shelves.spread():
                 moved.place = shelves.free_place()
@@ -495,6 +502,14 @@ class Pool:
             enis=sum(not eni.leaving for eni in self.enis.values()),
         )
 
+    def size(self) -> PoolSize:
+        """Return how much there is, in use or not."""
+        blocks = sum(len(eni.blocks) for eni in self.enis.values())
+        addresses = blocks * self.per_block
+        if self.foreign:
+            addresses = sum(1 << (32 - b.prefixlen) for e in self.enis.values() for b in e.blocks)
+        return PoolSize(len(self.enis), blocks, addresses)
+
     def rest(self, blocks: int) -> PoolCounts:
         """Return the counts if an ENI with so many blocks, none of them in use, went."""
         size = blocks * self.per_block
@@ -528,6 +543,8 @@ class Pool:
         _same("total", self.total, len(shelved) + strangers)
         _same("balance", self.total, self.assigned + self.cooling + self.free)
         _same("blocks_total", self.blocks_total, len(serving))
+        held_addresses = sum(block.block.num_addresses for block in blocks)
+        _same("size", self.size(), PoolSize(len(self.enis), len(blocks), held_addresses))
         _same("foreign", self.foreign, sum(block.foreign for block in blocks))
         _same("blocks_free", self.blocks_free, sum(b.assigned == 0 for b in serving))
         counted = len(cooling) if self._counts_cooling else 0

@@ -1,21 +1,28 @@
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from cni.settings import parse_assignments
 from sim import executor as executors
-from sim.cell import CellCache, Result, Task, perform, run_task
+from sim.cell import CellCache, Result, Task, perform, run_task, trace_digest
 from sim.executor import DIED, Dask, ExecutorError, Here, Processes
 from sim.grid import Cell, Place, cells
+from sim.lending import borrow, lend
 from sim.node_type import NodeType
 from sim.scenario import SubnetPlan, scenario_for
+from sim.sources.pods import trace_of
 from sim.sources.shapes import generate
 from sim.sweep import Bench, by_setting, save, sweep
+from sim.trace import Trace
 from tests.sim.worlds import scenario
 
 TRACE = generate("minute-jobs", {"duration_s": "600"}, seed=1)
@@ -134,3 +141,63 @@ def test_without_dask_the_user_is_told_what_to_install() -> None:
     """Without the extra, or without a scheduler there, it ends in one line."""
     with pytest.raises(ExecutorError, match="--scheduler"), Dask(TRACE, "tcp://127.0.0.1:1"):
         pass
+
+
+def of_two_pools() -> Task:
+    """Make a run in which jobs have a node of their own, since pods are told apart by name."""
+    made = scenario(nodes=1)
+    (pool,) = made.pools
+    both = (replace(pool, name="web"), replace(pool, name="jobs", takes=("job-*",)))
+    return run_task(replace(made, pools=both))
+
+
+def named(*names: str) -> Trace:
+    """Make a trace of pods that come a second apart and stay."""
+    seconds = np.arange(float(len(names)))
+    return trace_of(names=names, arrival_s=seconds, life_s=seconds + 500.0, origin="test")
+
+
+def test_processes_know_names_where_pools_take_pods_by_name() -> None:
+    """They are sent only then, also where an earlier batch could do without."""
+    trace = named("web-1", "job-1", "job-2")
+    task, plain = of_two_pools(), run_task(scenario())
+    with Processes(trace, 1) as pool:
+        assert [result.error for _, result in pool.results([plain])] == [""]
+        assert [result for _, result in pool.results([task])] == [perform(task, trace)]
+
+
+def test_names_tell_runs_apart_where_they_count(tmp_path: Path) -> None:
+    """Pods that go elsewhere by name are another run; where no pool asks they are the same."""
+    cache = CellCache(tmp_path)
+    for trace, computed in ((named("web-1", "job-1"), 2), (named("job-1", "web-1"), 1)):
+        bench = Bench(trace, Here(trace), cache)
+        bench.results([of_two_pools(), run_task(scenario())])
+        assert bench.computed == computed
+
+
+def test_a_lent_trace_is_the_same_and_nobody_writes_to_it(tmp_path: Path) -> None:
+    """Each column comes back with its type and values, from the file, also once that is gone."""
+    lent = lend(TRACE, tmp_path / "trace")
+    found = borrow(lent)
+    (tmp_path / "trace").unlink()
+    assert trace_digest(found) == trace_digest(TRACE)
+    assert (found.names, found.origin, found.notes) == (TRACE.names, TRACE.origin, TRACE.notes)
+    with pytest.raises(ValueError, match="read-only"):
+        found.arrival_s[0] = 1.0
+
+
+def test_where_no_file_can_be_written_the_user_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full or missing temporary folder ends in one line that says what to do."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with Processes(TRACE, 2) as pool, pytest.raises(ExecutorError, match="TMPDIR"):
+        next(pool.results([run_task(scenario())]))
+
+
+def test_processes_leave_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trace's file goes with the processes, also after an interrupt."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with suppress(KeyboardInterrupt), Processes(TRACE, 1) as pool:
+        next(pool.results([run_task(scenario())]))
+        assert list(tmp_path.iterdir())
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
