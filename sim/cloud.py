@@ -242,7 +242,14 @@ class CloudModel:
                 return calls.InstanceDescribed(vpc.describe_instances(self._instance_id, now))
             case calls.DescribeSubnets():
                 subnets = vpc.describe_subnets(vpc.zone_of(self._instance_id))
-                return calls.SubnetsDescribed(tuple(subnet.subnet_id for subnet in subnets))
+                return calls.SubnetsDescribed(
+                    tuple(
+                        calls.UsableSubnet(
+                            subnet.subnet_id, subnet.free, own=subnet.subnet_id == self._subnet_id
+                        )
+                        for subnet in subnets
+                    )
+                )
             case calls.ReadMetadata() | calls.Pause():
                 raise AssertionError(call)
             case _:

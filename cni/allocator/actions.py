@@ -13,12 +13,16 @@ from cni.allocator.model import AttachedEni, Block, EniId
 
 @dataclass(frozen=True, slots=True)
 class AttachEni:
-    """Create an ENI with `blocks` blocks on it and attach it at `device_index`."""
+    """Create an ENI with `blocks` blocks on it and attach it at `device_index`.
+
+    `elsewhere`: the subnet of the primary ENI was dry a moment ago, and another one was not.
+    """
 
     id: int
     device_index: int
     blocks: int
     why: str = field(compare=False)
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +73,28 @@ CloudAction = AttachEni | AddBlocks | RemoveBlocks | DetachEni | DescribeEnis
 class EniAttached:
     """The ENI is attached, visible on the node and set up; sandboxes may use it.
 
-    `short` tells why it has fewer blocks than were asked for, where it has.
+    `short` tells why it has fewer blocks than were asked for, where it has; `elsewhere`, that
+    it is in another subnet, because the primary ENI's is dry.
     """
 
     id: int
     eni: AttachedEni
     short: "FailureReason | None" = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BlocksAdded:
-    """EC2 added these blocks; `short` tells why there are fewer than asked for, where there are."""
+    """EC2 added these blocks; `short` tells why there are fewer than asked for, where there are.
+
+    `elsewhere`: where the ENI's subnet is dry, another one can take an ENI.
+    """
 
     id: int
     eni_id: EniId
     blocks: tuple[Block, ...]
     short: "FailureReason | None" = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +140,15 @@ class FailureReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ActionFailed:
-    """The action did not succeed, and its recipe has cleaned up what it could."""
+    """The action did not succeed, and its recipe has cleaned up what it could.
+
+    `elsewhere`: where the ENI's subnet is dry, another one can take an ENI.
+    """
 
     action: CloudAction
     reason: FailureReason
     detail: str = field(default="", compare=False)
+    elsewhere: bool = False
 
     @property
     def id(self) -> int:

@@ -27,8 +27,8 @@ class RecipeChoices:
     """How actions become EC2 calls."""
 
     describes_first: bool
-    """Ask DescribeSubnets and DescribeInstances before an attach, and DescribeNetworkInterfaces
-    before a detach, as upstream does; else the node's own knowledge serves."""
+    """Ask DescribeSubnets and DescribeInstances before every attach, as upstream does; else the
+    node's own knowledge serves, and subnets are asked for once the primary ENI's is dry."""
 
     retries_with_one: bool
     """After a failed assign ask for exactly one block (upstream); else halve while the subnet

@@ -268,7 +268,8 @@ def from_action(action: CloudAction) -> Json:
     one: dict[str, Json] = {"action": type(action).__name__, "id": action.id, "why": action.why}
     match action:
         case AttachEni():
-            return {**one, "device_index": action.device_index, "blocks": action.blocks}
+            one |= {"device_index": action.device_index, "blocks": action.blocks}
+            return one | _marked(elsewhere=action.elsewhere)
         case AddBlocks():
             return {**one, "eni": action.eni_id, "count": action.count}
         case RemoveBlocks():
@@ -285,7 +286,8 @@ def to_action(raw: Json) -> CloudAction:
     one = to_object(raw)
     name, number, why = one["action"], to_int(one["id"]), to_text(one["why"])
     if name == "AttachEni":
-        return AttachEni(number, to_int(one["device_index"]), to_int(one["blocks"]), why)
+        index, blocks_wanted = to_int(one["device_index"]), to_int(one["blocks"])
+        return AttachEni(number, index, blocks_wanted, why, _is_marked(one, "elsewhere"))
     if name == "DescribeEnis":
         return DescribeEnis(number, why)
     if name not in ("AddBlocks", "RemoveBlocks", "DetachEni"):
@@ -304,10 +306,12 @@ def from_outcome(outcome: CloudOutcome) -> Json:
     one: dict[str, Json] = {"outcome": type(outcome).__name__, "id": outcome.id}
     match outcome:
         case EniAttached():
-            return {**one, "eni": from_eni(outcome.eni), "short": _reason_name(outcome.short)}
+            one |= {"eni": from_eni(outcome.eni), "short": _reason_name(outcome.short)}
+            return one | _marked(elsewhere=outcome.elsewhere)
         case BlocksAdded():
             one |= {"eni": outcome.eni_id, "blocks": _names(outcome.blocks)}
-            return {**one, "short": _reason_name(outcome.short)}
+            one |= {"short": _reason_name(outcome.short)}
+            return one | _marked(elsewhere=outcome.elsewhere)
         case BlocksRemoved():
             return {**one, "eni": outcome.eni_id, "blocks": _names(outcome.blocks)}
         case EniDetached():
@@ -316,20 +320,22 @@ def from_outcome(outcome: CloudOutcome) -> Json:
             return {**one, "enis": [from_eni(eni) for eni in outcome.enis]}
         case ActionFailed():
             one |= {"reason": outcome.reason.name, "detail": outcome.detail}
-            return {**one, "of": from_action(outcome.action)}
+            one |= {"of": from_action(outcome.action)}
+            return one | _marked(elsewhere=outcome.elsewhere)
 
 
 def to_outcome(raw: Json) -> CloudOutcome:
     """Decode an outcome."""
     one = to_object(raw)
     name, number = one["outcome"], to_int(one["id"])
+    elsewhere = _is_marked(one, "elsewhere")
     if name == "EniAttached":
-        return EniAttached(number, to_eni(one["eni"]), _to_reason(one["short"]))
+        return EniAttached(number, to_eni(one["eni"]), _to_reason(one["short"]), elsewhere)
     if name == "EnisDescribed":
         return EnisDescribed(number, to_items(one["enis"], to_eni))
     if name == "ActionFailed":
         reason = to_member(one["reason"], FailureReason)
-        return ActionFailed(to_action(one["of"]), reason, to_text(one["detail"]))
+        return ActionFailed(to_action(one["of"]), reason, to_text(one["detail"]), elsewhere)
     if name not in ("BlocksAdded", "BlocksRemoved", "EniDetached"):
         raise ValueError(f"{name!r} is no outcome")
     eni_id = EniId(to_text(one["eni"]))
@@ -338,7 +344,16 @@ def to_outcome(raw: Json) -> CloudOutcome:
     blocks = to_items(one["blocks"], to_block)
     if name == "BlocksRemoved":
         return BlocksRemoved(number, eni_id, blocks)
-    return BlocksAdded(number, eni_id, blocks, _to_reason(one["short"]))
+    return BlocksAdded(number, eni_id, blocks, _to_reason(one["short"]), elsewhere)
+
+
+def _marked(**flags: bool) -> dict[str, Json]:
+    """Write the flags that are set: what is rarely true is absent, as in older journals."""
+    return {name: True for name, is_set in flags.items() if is_set}
+
+
+def _is_marked(one: Mapping[str, Json], name: str) -> bool:
+    return to_bool(one.get(name, False))
 
 
 def _reason_name(reason: FailureReason | None) -> str | None:

@@ -164,6 +164,8 @@ class Gathering(Planner):
         whole = self.target.fills_enis
         later = 0
         for eni in self.with_room():
+            if self.is_dry(eni, now):
+                continue
             if not eni.busy:
                 return self._add(eni, eni.room if whole else min(eni.room, missing), why)
             later += self._room_after(eni)
@@ -174,7 +176,8 @@ class Gathering(Planner):
         if attaching >= self.behaviour.attaches_in_flight:
             return None
         per_eni = self.limits.blocks_per_eni
-        return self._attach(per_eni if whole else min(per_eni, missing), why)
+        blocks = per_eni if whole else min(per_eni, missing)
+        return self._attach(blocks, why, elsewhere=now <= self.elsewhere_until)
 
     def _room_after(self, eni: PooledEni) -> int:
         """Room that an ENI will have when the action in flight on it is done."""
@@ -286,6 +289,8 @@ class Gathering(Planner):
         due = inf
         if missing and now <= self.backoff_until:
             due = after(self.backoff_until)
+        if missing and now <= self.elsewhere_until:
+            due = min(due, after(self.elsewhere_until))
         if now < self._learnt_until and missing:
             due = min(due, self._learnt_until)
         grows = self.can_grow(now) and not missing
@@ -343,7 +348,8 @@ class Gathering(Planner):
         reason = outcome.reason
         behaviour = self.behaviour
         if reason in DRY:
-            self.backoff_until = now + behaviour.backoff_s
+            if not outcome.elsewhere:
+                self.backoff_until = now + behaviour.backoff_s
             return
         if reason in (FailureReason.ENI_FULL, FailureReason.ENI_LIMIT):
             return

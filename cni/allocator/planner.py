@@ -116,6 +116,10 @@ class Planner:
         self._learnt_enis = limits.enis
         self._learnt_until: float = -inf
         self._quarantine: dict[Block, float] = {}
+        self.elsewhere_until: float = -inf
+        """Until when new ENIs go to another subnet: the primary ENI's is dry."""
+        self.dry_enis: set[EniId] = set()
+        """ENIs whose subnet is dry until then."""
 
     # What subclasses answer.
 
@@ -148,12 +152,12 @@ class Planner:
         self._last_id += 1
         return self._last_id
 
-    def _attach(self, blocks: int, why: str) -> CloudAction:
+    def _attach(self, blocks: int, why: str, *, elsewhere: bool = False) -> CloudAction:
         used = self.taken | {eni.device_index for eni in self.pool.enis.values()}
         used |= {a.device_index for a in self.in_flight.values() if isinstance(a, AttachEni)}
         # Index 0 is the instance's own ENI, whatever a description left out.
         index = next(n for n in range(1, len(used) + 2) if n not in used)
-        return self._hand_out(AttachEni(self._id(), index, blocks, why))
+        return self._hand_out(AttachEni(self._id(), index, blocks, why, elsewhere))
 
     def _add(self, eni: PooledEni, count: int, why: str) -> CloudAction:
         eni.busy = self._id()
@@ -208,8 +212,13 @@ class Planner:
         if self.pool.total >= self.limits.pods:
             return False
         return self.room_for_eni(now) or any(
-            eni.room and not eni.leaving for eni in self.pool.enis.values()
+            eni.room and not eni.leaving and not self.is_dry(eni, now)
+            for eni in self.pool.enis.values()
         )
+
+    def is_dry(self, eni: PooledEni, now: Instant) -> bool:
+        """Whether the ENI's subnet had nothing a moment ago, while another one had."""
+        return now <= self.elsewhere_until and eni.eni_id in self.dry_enis
 
     def mark_for_releases(self, counts: PoolCounts) -> float:
         """Return above how many addresses without a sandbox a DEL can change a decision.
@@ -269,14 +278,18 @@ class Planner:
             case EniAttached():
                 self._touched.add(outcome.eni.eni_id)
                 self.pool.add_eni(outcome.eni, now)
-                self._grew(outcome.short, now)
+                self._grew(outcome, now)
+                if outcome.elsewhere:
+                    self._go_elsewhere(now)
             case BlocksAdded():
                 eni = self.pool.enis[outcome.eni_id]
                 eni.busy = 0
                 self.pool.add_blocks(eni, outcome.blocks)
                 if outcome.short is FailureReason.ENI_FULL:
                     self._learn_capacity(eni)
-                self._grew(outcome.short, now)
+                self._grew(outcome, now)
+                if outcome.elsewhere:
+                    self._go_elsewhere(now, eni.eni_id)
             case BlocksRemoved():
                 self._removed(self.pool.enis[outcome.eni_id], outcome.blocks, now)
             case EniDetached():
@@ -289,12 +302,21 @@ class Planner:
                 assert_never(outcome)
         self.settled(outcome, now)
 
-    def _grew(self, short: FailureReason | None, now: Instant) -> None:
+    def _grew(self, outcome: EniAttached | BlocksAdded, now: Instant) -> None:
         self.growth_failure = None
-        if short in DRY:
+        if outcome.short in DRY:
             # Part of what was asked for: the subnet cannot have more right now.
-            self.growth_failure = short
-            self.backoff_until = now + self.behaviour.backoff_s
+            self.growth_failure = outcome.short
+            if not outcome.elsewhere:
+                self.backoff_until = now + self.behaviour.backoff_s
+
+    def _go_elsewhere(self, now: Instant, dry: EniId | None = None) -> None:
+        """Leave a dry subnet alone for as long as a backoff, and grow in another one."""
+        if now > self.elsewhere_until:
+            self.dry_enis.clear()
+        self.elsewhere_until = now + self.behaviour.backoff_s
+        if dry is not None:
+            self.dry_enis.add(dry)
 
     def _removed(self, eni: PooledEni, blocks: tuple[Block, ...], now: Instant) -> None:
         eni.busy = 0
@@ -329,12 +351,7 @@ class Planner:
                     self._learnt_enis = len(self.pool.enis)
                     self._learnt_until = now + self.behaviour.learnt_limit_s
             case AddBlocks():
-                eni = self.pool.enis[action.eni_id]
-                eni.busy = 0
-                eni.suspect = unknown
-                self._growth_failed(reason)
-                if reason is FailureReason.ENI_FULL:
-                    self._learn_capacity(eni)
+                self._add_failed(self.pool.enis[action.eni_id], outcome, now)
             case RemoveBlocks():
                 self._undo(self.pool.enis[action.eni_id], action.blocks, unknown=doubtful)
             case DetachEni():
@@ -350,6 +367,15 @@ class Planner:
                 self.describe_after = now + DESCRIBE_PAUSE_S
             case _:
                 assert_never(action)
+
+    def _add_failed(self, eni: PooledEni, outcome: ActionFailed, now: Instant) -> None:
+        eni.busy = 0
+        eni.suspect = outcome.reason is FailureReason.UNKNOWN_OUTCOME
+        self._growth_failed(outcome.reason)
+        if outcome.elsewhere:
+            self._go_elsewhere(now, eni.eni_id)
+        if outcome.reason is FailureReason.ENI_FULL:
+            self._learn_capacity(eni)
 
     def _growth_failed(self, reason: FailureReason) -> None:
         self.growth_failure = reason

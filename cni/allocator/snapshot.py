@@ -145,6 +145,8 @@ PLAIN: Mapping[type, Mapping[str, Codec]] = {
         "_learnt_enis": COUNT,
         "_learnt_until": MARK,
         "_quarantine": QUARANTINE,
+        "elsewhere_until": MARK,
+        "dry_enis": NAMES,
     },
     Gathering: {
         "_hold_s": MARK,
@@ -167,6 +169,9 @@ PLAIN: Mapping[type, Mapping[str, Codec]] = {
     },
 }
 """Fields that link to nothing, by class: each with its way to JSON and back."""
+
+ADDED_LATER = frozenset({"elsewhere_until", "dry_enis"})
+"""Fields that journals from before them lack; an allocator that was just made has them right."""
 
 _NO_BLOCK = IPv4Network("0.0.0.0/32")
 _NO_ENI = AttachedEni(EniId(""), 0, _NO_BLOCK.network_address, ())
@@ -208,7 +213,9 @@ def _plain(value: object, kind: type) -> dict[str, Json]:
 
 def _set_plain(value: object, one: Mapping[str, Json], kind: type) -> None:
     for name, (_, decode) in PLAIN[kind].items():
-        setattr(value, name, decode(one[name.removeprefix("_")]))
+        key = name.removeprefix("_")
+        if key in one or name not in ADDED_LATER:
+            setattr(value, name, decode(one[key]))
 
 
 # The pool.

@@ -151,10 +151,22 @@ MUTATING: frozenset[str] = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class SubnetsDescribed:
-    """Subnet ids, the one with most free addresses first."""
+class UsableSubnet:
+    """A subnet that may take an ENI; `own` marks the one of the node's primary ENI.
 
-    subnet_ids: tuple[str, ...]
+    `free` is EC2's AvailableIpAddressCount, which tells nothing of whole /28s.
+    """
+
+    subnet_id: str
+    free: int
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetsDescribed:
+    """The subnets of this zone that may take an ENI, the one with most free addresses first."""
+
+    subnets: tuple[UsableSubnet, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,9 @@ class Ec2:
         """
         asker = self._asker
         if isinstance(call, calls.DescribeSubnets) and not asker.options.discovers_subnets:
-            return calls.SubnetsDescribed((asker.identity.subnet_id,))
+            # How much is free in the only subnet decides nothing.
+            own = calls.UsableSubnet(asker.identity.subnet_id, 0, own=True)
+            return calls.SubnetsDescribed((own,))
         request = request_of(call, asker, self._timing.unix())
         answer = await self._ask(request.api, request.parameters)
         return _readable(call.api, lambda shape: reply_of(call, shape, asker), answer)

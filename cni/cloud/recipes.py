@@ -7,6 +7,7 @@ recipes, so a simulated count of calls is the real one.
 """
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
 from cni.allocator.actions import (
@@ -49,6 +50,7 @@ from cni.cloud.calls import (
     Reply,
     SubnetsDescribed,
     UnassignPrivateIpAddresses,
+    UsableSubnet,
 )
 
 Recipe = Generator[Call, Reply, CloudOutcome]
@@ -107,14 +109,16 @@ def _expect(kind: type[Kind], reply: Reply) -> Kind:
 
 def _attach_eni(action: AttachEni, kind: BlockKind, choices: RecipeChoices, token: str) -> Recipe:
     """Create, attach, set delete-on-termination, and wait until the node shows it."""
-    subnet_id = None
     if choices.describes_first:
-        subnet_ids = _expect(SubnetsDescribed, (yield DescribeSubnets())).subnet_ids
-        if not subnet_ids:
+        subnets = _expect(SubnetsDescribed, (yield DescribeSubnets())).subnets
+        if not subnets:
             # None of the zone's subnets is tagged for us, or all are excluded.
             raise CallError(FailureReason.OTHER, "NoSubnet", "no subnet may take an ENI")
-        subnet_id = subnet_ids[0]
-    created, short = yield from _create(action, kind, choices, token, subnet_id)
+        ask = _create_call(action, kind, token, action.blocks, subnets[0].subnet_id)
+        made = _Made(_expect(InterfaceCreated, (yield ask)))
+    else:
+        made = yield from _create(action, kind, token)
+    created = made.eni
     eni_id = created.eni_id
     try:
         index = action.device_index
@@ -139,30 +143,85 @@ def _attach_eni(action: AttachEni, kind: BlockKind, choices: RecipeChoices, toke
     if shown is None:
         yield from _detach_and_delete(eni_id, attached.attachment_id, choices)
         return ActionFailed(action, FailureReason.NOT_VISIBLE, f"{eni_id} did not appear")
-    blocks = created.blocks
-    return EniAttached(
-        action.id, AttachedEni(eni_id, shown.device_index, created.primary_ip, blocks), short
-    )
+    eni = AttachedEni(eni_id, shown.device_index, created.primary_ip, created.blocks)
+    return EniAttached(action.id, eni, made.short, made.elsewhere)
 
 
-def _create(
-    action: AttachEni,
-    kind: BlockKind,
-    choices: RecipeChoices,
-    token: str,
-    subnet_id: str | None,
-) -> Generator[Call, Reply, tuple[InterfaceCreated, FailureReason | None]]:
-    """Create the ENI with its blocks; with fewer where the subnet cannot have them all."""
-    count, short = action.blocks, None
-    while True:
-        # Another count is another request: EC2 refuses a token that comes with other values.
-        call = CreateNetworkInterface(kind, count, f"{token}-{action.id}-{count}", subnet_id)
-        try:
-            return _expect(InterfaceCreated, (yield call)), short
-        except CallError as error:
-            if choices.retries_with_one or error.reason not in DRY or count <= 1:
-                raise
-            count, short = count // 2, error.reason
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A new ENI, why it has fewer blocks than asked for, and whether it is in another subnet."""
+
+    eni: InterfaceCreated
+    short: FailureReason | None = None
+    elsewhere: bool = False
+
+
+def _create_call(
+    action: AttachEni, kind: BlockKind, token: str, count: int, subnet_id: str | None = None
+) -> CreateNetworkInterface:
+    # Another count or subnet is another request: EC2 refuses a token that comes with other values.
+    number = f"{token}-{action.id}-{count}" + (f"-{subnet_id}" if subnet_id else "")
+    return CreateNetworkInterface(kind, count, number, subnet_id)
+
+
+def _create(action: AttachEni, kind: BlockKind, token: str) -> Generator[Call, Reply, _Made]:
+    """Create the ENI with all its blocks in the primary ENI's subnet, or else in another one.
+
+    Which others there are is asked only when the first is dry; where they are dry too, the ENI
+    comes with as many blocks as the first can have.
+    """
+    count = action.blocks
+    dry: CallError | None = None
+    if not action.elsewhere:
+        made = yield from _unless_dry(_create_call(action, kind, token, count))
+        if isinstance(made, InterfaceCreated):
+            return _Made(made)
+        dry = made
+    for subnet in (yield from _subnets_with_room(kind)):
+        if subnet.own and dry is not None:
+            continue
+        # How many single addresses it has is known; the ENI itself takes one.
+        most = count if kind is BlockKind.PREFIX else min(count, subnet.free - 1)
+        made = yield from _unless_dry(_create_call(action, kind, token, most, subnet.subnet_id))
+        if isinstance(made, InterfaceCreated):
+            few = FailureReason.SUBNET_FULL if most < count else None
+            return _Made(made, few, elsewhere=not subnet.own)
+    while dry is None or count > 1:
+        count = count if dry is None else count // 2
+        made = yield from _unless_dry(_create_call(action, kind, token, count))
+        if isinstance(made, InterfaceCreated):
+            return _Made(made, None if dry is None else dry.reason)
+        dry = made
+    raise dry
+
+
+def _unless_dry(
+    call: CreateNetworkInterface,
+) -> Generator[Call, Reply, InterfaceCreated | CallError]:
+    """Return the ENI, or the error by which EC2 says that the subnet has too little."""
+    try:
+        return _expect(InterfaceCreated, (yield call))
+    except CallError as error:
+        if error.reason not in DRY:
+            raise
+        return error
+
+
+def _subnets_with_room(kind: BlockKind) -> Generator[Call, Reply, tuple[UsableSubnet, ...]]:
+    """Return the subnets that can take an ENI with one block, the primary ENI's last.
+
+    Where prefixes are wanted, the primary ENI's is left out: it is asked because it has no whole
+    /28, which its free addresses do not tell. None where EC2 does not say: it is no more than
+    a way out.
+    """
+    try:
+        shown = _expect(SubnetsDescribed, (yield DescribeSubnets())).subnets
+    except CallError:
+        return ()
+    # The ENI itself takes an address besides.
+    roomy = [subnet for subnet in shown if subnet.free > kind.addresses]
+    own = [subnet for subnet in roomy if subnet.own and kind is BlockKind.SECONDARY_IP]
+    return (*(subnet for subnet in roomy if not subnet.own), *own)
 
 
 def _until_visible(
@@ -209,9 +268,22 @@ def _add_blocks(action: AddBlocks, kind: BlockKind, choices: RecipeChoices) -> R
             elif not choices.retries_with_one and error.reason in DRY and count > 1:
                 count, short = count // 2, error.reason
             else:
-                raise
+                elsewhere = yield from _is_room_elsewhere(error.reason, kind, choices)
+                return ActionFailed(action, error.reason, str(error), elsewhere)
         else:
-            return BlocksAdded(action.id, action.eni_id, added, short if short in DRY else None)
+            few = short if short in DRY else None
+            elsewhere = yield from _is_room_elsewhere(few, kind, choices)
+            return BlocksAdded(action.id, action.eni_id, added, few, elsewhere)
+
+
+def _is_room_elsewhere(
+    dry: FailureReason | None, kind: BlockKind, choices: RecipeChoices
+) -> Generator[Call, Reply, bool]:
+    """Tell whether another subnet can take an ENI, now that an ENI's own has nothing left."""
+    if dry not in DRY or choices.describes_first:
+        # Upstream asks before it creates an ENI, and not here.
+        return False
+    return bool((yield from _subnets_with_room(kind)))
 
 
 def _blocks_of(eni_id: EniId) -> Generator[Call, Reply, tuple[Block, ...]]:

@@ -155,9 +155,7 @@ def reply_of(call: Call, answer: Shape, asker: Asker) -> Reply:  # noqa: PLR0911
         case calls.DescribeInstances():
             return calls.InstanceDescribed(_indices(answer))
         case calls.DescribeSubnets():
-            subnets = map(subnet_of, answer["Subnets"])
-            identity, name = asker.identity, asker.options.cluster_name
-            return calls.SubnetsDescribed(usable_subnets(subnets, identity.subnet_id, name))
+            return _subnets(answer, asker)
         case _:
             return calls.Done()
 
@@ -186,6 +184,17 @@ def _interfaces(
             eni.interface if eni.instance_id == mine else calls.Interface(eni.interface.eni, "")
             for eni in enis
         )
+    )
+
+
+def _subnets(answer: Shape, asker: Asker) -> calls.SubnetsDescribed:
+    """Read the subnets that may take an ENI."""
+    subnets = [subnet_of(shape) for shape in answer["Subnets"]]
+    free = {subnet.subnet_id: subnet.free for subnet in subnets}
+    own = asker.identity.subnet_id
+    usable = usable_subnets(subnets, own, asker.options.cluster_name)
+    return calls.SubnetsDescribed(
+        tuple(calls.UsableSubnet(name, free[name], own=name == own) for name in usable)
     )
 
 

@@ -51,6 +51,7 @@ from cni.cloud.calls import (
     Reply,
     SubnetsDescribed,
     UnassignPrivateIpAddresses,
+    UsableSubnet,
 )
 from cni.cloud.recipes import Recipe, recipe_for
 
@@ -65,6 +66,7 @@ class FakeEni:
     device_index: int | None
     primary_ip: IPv4Address
     blocks: list[Block]
+    subnet_id: str | None = None
 
     def as_attached(self) -> AttachedEni:
         """Return the ENI as a description shows it."""
@@ -89,6 +91,9 @@ class FakeEc2:
     blocks_per_eni: int = 49
     subnet_free: float = float("inf")
     """Addresses left in the subnet."""
+
+    elsewhere: dict[str, int] = field(default_factory=dict)
+    """Addresses left in other subnets of the zone, by id; nothing is ever taken from them."""
 
     metadata_shows: bool = True
     interfaces: dict[EniId, FakeEni] = field(default_factory=dict)
@@ -136,15 +141,16 @@ class FakeEc2:
     def _do(self, call: Call) -> Reply:  # noqa: C901 - one case for each call
         match call:
             case DescribeSubnets():
-                return SubnetsDescribed(("subnet-1",))
+                free = int(min(self.subnet_free, 1000))
+                others = [UsableSubnet(name, left) for name, left in self.elsewhere.items()]
+                return SubnetsDescribed((*others, UsableSubnet("subnet-1", free, own=True)))
             case CreateNetworkInterface():
-                size = call.kind.addresses
-                if self.subnet_free < call.blocks * size + 1:
+                if self._left_in(call.subnet_id) < call.blocks * call.kind.addresses + 1:
                     self._refuse_dry(call.kind)
                 eni_id = EniId(f"eni-{next(self._names)}")
-                (address,) = self._new_blocks(BlockKind.SECONDARY_IP, 1)
-                blocks = self._new_blocks(call.kind, call.blocks)
-                eni = FakeEni(eni_id, None, address.network_address, blocks)
+                (address,) = self._new_blocks(BlockKind.SECONDARY_IP, 1, call.subnet_id)
+                blocks = self._new_blocks(call.kind, call.blocks, call.subnet_id)
+                eni = FakeEni(eni_id, None, address.network_address, blocks, call.subnet_id)
                 self.interfaces[eni_id] = eni
                 return InterfaceCreated(eni_id, eni.primary_ip, tuple(blocks))
             case DescribeInstances():
@@ -162,9 +168,9 @@ class FakeEc2:
                 eni = self._find(call.eni_id)
                 if len(eni.blocks) + call.count > self.blocks_per_eni:
                     raise CallError(FailureReason.ENI_FULL, "PrivateIpAddressLimitExceeded")
-                if self.subnet_free < call.count * call.kind.addresses:
+                if self._left_in(eni.subnet_id) < call.count * call.kind.addresses:
                     self._refuse_dry(call.kind)
-                blocks = self._new_blocks(call.kind, call.count)
+                blocks = self._new_blocks(call.kind, call.count, eni.subnet_id)
                 eni.blocks += blocks
                 return BlocksAssigned(tuple(blocks))
             case _:
@@ -206,6 +212,9 @@ class FakeEc2:
             raise CallError(FailureReason.ENI_GONE, "InvalidNetworkInterfaceID.NotFound")
         return self.interfaces[eni_id]
 
+    def _left_in(self, subnet_id: str | None) -> float:
+        return self.elsewhere.get(subnet_id or "", self.subnet_free)
+
     def _refuse_dry(self, kind: BlockKind) -> None:
         if kind is BlockKind.PREFIX:
             raise CallError(FailureReason.NO_FREE_PREFIX, "InsufficientCidrBlocks")
@@ -213,9 +222,10 @@ class FakeEc2:
 
     # What happens beside the node.
 
-    def _new_blocks(self, kind: BlockKind, count: int) -> list[Block]:
+    def _new_blocks(self, kind: BlockKind, count: int, subnet_id: str | None = None) -> list[Block]:
         """Take fresh blocks; after some time EC2 gives returned ones again."""
-        self.subnet_free -= count * kind.addresses
+        if subnet_id not in self.elsewhere:
+            self.subnet_free -= count * kind.addresses
         found: list[Block] = []
         for _ in range(count):
             returned = self._returned[kind.value]
@@ -239,13 +249,14 @@ class FakeEc2:
         for block in blocks:
             eni.blocks.remove(block)
             self._returned[block.prefixlen].append(block)
-            self.subnet_free += block.num_addresses
+            if eni.subnet_id not in self.elsewhere:
+                self.subnet_free += block.num_addresses
 
     def delete(self, eni_id: EniId) -> None:
         """Let an ENI disappear with all it holds."""
         self.take_away(eni_id, tuple(self.interfaces[eni_id].blocks))
-        del self.interfaces[eni_id]
-        self.subnet_free += 1
+        if self.interfaces.pop(eni_id).subnet_id not in self.elsewhere:
+            self.subnet_free += 1
 
     def attach_stranger(self, device_index: int, kind: BlockKind, count: int) -> EniId:
         """Let somebody else attach an ENI of ours to the instance."""

@@ -57,19 +57,19 @@ reasons = st.sampled_from(FailureReason)
 shorts = st.none() | reasons
 cuts = st.lists(instants, max_size=3).map(tuple)
 actions = st.one_of(
-    st.builds(AttachEni, numbers, numbers, numbers, texts),
+    st.builds(AttachEni, numbers, numbers, numbers, texts, st.booleans()),
     st.builds(AddBlocks, numbers, eni_ids, numbers, texts),
     st.builds(RemoveBlocks, numbers, eni_ids, block_tuples, texts, cuts),
     st.builds(DetachEni, numbers, eni_ids, texts),
     st.builds(DescribeEnis, numbers, texts),
 )
 outcomes = st.one_of(
-    st.builds(EniAttached, numbers, enis, shorts),
-    st.builds(BlocksAdded, numbers, eni_ids, block_tuples, shorts),
+    st.builds(EniAttached, numbers, enis, shorts, st.booleans()),
+    st.builds(BlocksAdded, numbers, eni_ids, block_tuples, shorts, st.booleans()),
     st.builds(BlocksRemoved, numbers, eni_ids, block_tuples),
     st.builds(EniDetached, numbers, eni_ids),
     st.builds(EnisDescribed, numbers, eni_tuples),
-    st.builds(ActionFailed, actions, reasons, texts),
+    st.builds(ActionFailed, actions, reasons, texts, st.booleans()),
 )
 starts = st.builds(
     Start,

@@ -186,6 +186,37 @@ def test_a_dry_subnet_is_left_alone_for_two_minutes() -> None:
     assert [t for t, _, _ in node.log(1)] == [pytest.approx(120)]
 
 
+def test_a_dry_subnet_is_left_for_another_one() -> None:
+    """No ENI of the dry subnet is asked again for two minutes; new ENIs go where there is room."""
+    ec2 = FakeEc2(enis_max=4, blocks_per_eni=9, subnet_free=2, elsewhere={"roomy": 1000})
+    node = Driver(WarmIp(8), enis=4, ec2=ec2)
+    node.run(100)
+    assert node.log() == [(0.0, "AddBlocks", 8), (0.0, "AttachEni", 6)]
+    assert node.actions[1][1] == AttachEni(2, 1, 6, "", elsewhere=True)
+    node.add_many(*range(5))
+    node.run(119)
+    assert [(name, size) for _, name, size in node.log(100)] == [("AddBlocks", 3), ("AttachEni", 2)]
+    assert not node.refusals
+    ec2.subnet_free = 1000
+    node.add_many(*range(5, 12))
+    node.run(600)
+    assert isinstance(node.actions[-1][1], AddBlocks)
+    assert len(node.served) == 12
+
+
+def test_a_dry_subnet_with_no_room_for_an_eni_is_asked_again_after_two_minutes() -> None:
+    """Room elsewhere is of no use to an instance that holds all ENIs it can."""
+    ec2 = FakeEc2(enis_max=1, blocks_per_eni=9, subnet_free=2, elsewhere={"roomy": 1000})
+    node = Driver(WarmIp(8), enis=1, ec2=ec2)
+    node.run(500)
+    assert [t for t, _, _ in node.log()] == [0.0, *(pytest.approx(120.0 * n) for n in range(1, 5))]
+    node.add_many(1, 2)
+    with pytest.raises(NoFreeAddress) as refusal:
+        node.allocator.assign(sandbox(3), Instant(500))
+    assert refusal.value.cause is Cause.SUBNET_FULL
+    assert not refusal.value.may_come
+
+
 def test_a_missing_prefix_has_its_own_cause() -> None:
     """A subnet without an aligned /28 is fragmented, not full."""
     ec2 = FakeEc2(enis_max=1, subnet_free=5)

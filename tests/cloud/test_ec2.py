@@ -652,7 +652,9 @@ def test_subnets_are_chosen_by_tag_and_room() -> None:
     async def script(node: Node) -> None:
         node.lab.cloud.account.tag(("subnet-b",), {"kubernetes.io/role/cni": "1"}, 0.0)
         reply = await node.ec2.answer(calls.DescribeSubnets())
-        assert reply == calls.SubnetsDescribed(("subnet-b", SUBNET))
+        assert reply == calls.SubnetsDescribed(
+            (calls.UsableSubnet("subnet-b", 507), calls.UsableSubnet(SUBNET, 250, own=True))
+        )
         outcome = await node.perform(AttachEni(1, 1, 1, ""), IPS, UPSTREAM)
         assert isinstance(outcome, EniAttached)
         assert node.lab.cloud.account.note(outcome.eni.eni_id).subnet_id == "subnet-b"
@@ -670,7 +672,7 @@ def test_without_discovery_nobody_is_asked() -> None:
 
     async def script(node: Node) -> None:
         reply = await node.ec2.answer(calls.DescribeSubnets())
-        assert reply == calls.SubnetsDescribed((SUBNET,))
+        assert reply == calls.SubnetsDescribed((calls.UsableSubnet(SUBNET, 0, own=True),))
         assert node.heard == []
 
     on_a_node(script, node={"options": Ec2Options(discovers_subnets=False)})

@@ -1,5 +1,6 @@
 """Recipes make the calls of upstream and ours, in order, and clean up what they cannot finish."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -287,6 +288,81 @@ def test_the_fake_is_honest() -> None:
         ec2.answer(UnassignPrivateIpAddresses(eni_id, (IPv4Network("192.0.2.1/32"),)))
     assert ec2.has(ec2.interfaces[eni_id].blocks[0].network_address)
     assert not ec2.has(IPv4Address("192.0.2.1"))
+
+
+def created_in(ec2: FakeEc2) -> list[tuple[str | None, int]]:
+    """Return in which subnets ENIs were asked for, with how many blocks."""
+    calls = [call for call in ec2.calls if isinstance(call, CreateNetworkInterface)]
+    return [(call.subnet_id, call.blocks) for call in calls]
+
+
+def test_a_dry_subnet_sends_the_next_eni_to_another_one() -> None:
+    """Other subnets are looked up only after the first one refused; the roomiest comes first."""
+    ec2 = FakeEc2(subnet_free=0, elsewhere={"roomy": 100, "small": 9})
+    outcome = perform(ATTACH, ec2)
+    assert isinstance(outcome, EniAttached)
+    assert (len(outcome.eni.blocks), outcome.short, outcome.elsewhere) == (4, None, True)
+    assert apis(ec2)[:3] == ["CreateNetworkInterface", "DescribeSubnets", "CreateNetworkInterface"]
+    assert created_in(ec2) == [(None, 4), ("roomy", 4)]
+    tokens = {c.client_token for c in ec2.calls if isinstance(c, CreateNetworkInterface)}
+    assert len(tokens) == 2
+
+
+def test_a_subnet_known_to_be_dry_is_not_asked_first() -> None:
+    """An attach that is told so spares the call that would fail."""
+    ec2 = FakeEc2(subnet_free=0, elsewhere={"roomy": 100})
+    outcome = perform(replace(ATTACH, elsewhere=True), ec2)
+    assert isinstance(outcome, EniAttached)
+    assert created_in(ec2) == [("roomy", 4)]
+    ec2 = FakeEc2(subnet_free=50)
+    outcome = perform(replace(ATTACH, elsewhere=True), ec2)
+    assert isinstance(outcome, EniAttached)
+    assert (created_in(ec2), outcome.elsewhere) == ([("subnet-1", 4)], False)
+
+
+def test_another_subnet_gives_what_it_has() -> None:
+    """Its free addresses are known, so the count is right at once; one is the ENI's own."""
+    ec2 = FakeEc2(subnet_free=0, elsewhere={"small": 3})
+    outcome = perform(ATTACH, ec2)
+    assert isinstance(outcome, EniAttached)
+    assert created_in(ec2) == [(None, 4), ("small", 2)]
+    assert (outcome.short, outcome.elsewhere) == (FailureReason.SUBNET_FULL, True)
+
+
+def test_prefixes_are_looked_for_in_every_other_subnet() -> None:
+    """Free addresses do not tell whole /28s: the next roomiest is tried where one has none."""
+    ec2 = FakeEc2(subnet_free=0, elsewhere={"broken": 500, "whole": 300, "tiny": 16})
+    ec2.faults.append(Fault("CreateNetworkInterface", FailureReason.NO_FREE_PREFIX))
+    ec2.faults.append(Fault("CreateNetworkInterface", FailureReason.NO_FREE_PREFIX_UNNAMED))
+    outcome = perform(ATTACH, ec2, kind=BlockKind.PREFIX)
+    assert isinstance(outcome, EniAttached)
+    assert created_in(ec2) == [(None, 4), ("broken", 4), ("whole", 4)]
+
+
+def test_a_zone_that_is_dry_costs_no_further_create() -> None:
+    """Without room elsewhere the recipe changes nothing that it did not change before."""
+    ec2 = FakeEc2(subnet_free=0, elsewhere={"dry": 1})
+    assert perform(ATTACH, ec2) == ActionFailed(ATTACH, FailureReason.SUBNET_FULL)
+    assert created_in(ec2) == [(None, 4), (None, 2), (None, 1)]
+    ec2 = FakeEc2(subnet_free=0, elsewhere={"roomy": 100})
+    ec2.faults.append(Fault("DescribeSubnets", FailureReason.DENIED))
+    assert perform(ATTACH, ec2) == ActionFailed(ATTACH, FailureReason.SUBNET_FULL)
+
+
+def test_a_dry_eni_tells_whether_another_subnet_has_room() -> None:
+    """So the pool can attach an ENI there instead of waiting for this subnet."""
+    action = AddBlocks(3, PRIMARY, 10, "")
+    for elsewhere, free in ((True, {"roomy": 100}), (False, {"dry": 1}), (False, {})):
+        ec2 = FakeEc2(subnet_free=2, elsewhere=free)
+        outcome = perform(action, ec2)
+        assert isinstance(outcome, BlocksAdded)
+        assert (len(outcome.blocks), outcome.elsewhere) == (2, elsewhere)
+        ec2 = FakeEc2(subnet_free=0, elsewhere=free)
+        failed = ActionFailed(action, FailureReason.SUBNET_FULL, elsewhere=elsewhere)
+        assert perform(action, ec2) == failed
+    ec2 = FakeEc2(subnet_free=0, elsewhere={"roomy": 100})
+    perform(action, ec2, UPSTREAM)
+    assert "DescribeSubnets" not in apis(ec2)
 
 
 def test_a_zone_without_a_usable_subnet_fails_the_attach() -> None:

@@ -23,7 +23,7 @@ from sim.lab.endpoint import LabCloud
 from sim.lab.faults import LabFault
 from sim.lab.services import Services
 from sim.node_type import NodeType
-from tests.daemon.scripts import INSTANCE, SUBNET, Script
+from tests.daemon.scripts import ELSEWHERE, INSTANCE, SUBNET, Script
 
 REGION = "eu-west-1"
 ONE_ATTEMPT = Config(retries={"mode": "standard", "total_max_attempts": 1})
@@ -57,6 +57,8 @@ class BotoEffect:
         shape = script.shape
         node_type = NodeType("script", shape.enis, shape.ipv4_per_eni)
         self.services.call(lambda: self._lab.launch(INSTANCE, node_type, SUBNET))
+        if script.elsewhere:
+            self._lab.account.tag((ELSEWHERE,), {"kubernetes.io/role/cni": "1"}, 0.0)
         self._endpoint = self._serve(self.services.call(self._lab.ec2_app))
         metadata = self._serve(self.services.call(lambda: self._lab.imds_app(INSTANCE)))
         # A machine that is busy must not look like a metadata service that is silent.

@@ -21,6 +21,7 @@ from sim.vpc import InstanceShape, Vpc
 
 INSTANCE = "i-0123456789abcdef0"
 SUBNET = "subnet-0123456789abcdef0"
+ELSEWHERE = "subnet-0123456789abcdef1"
 COOLDOWN_S = 30.0
 ADD_WAIT_S = 60.0
 END_S = 600.0
@@ -56,6 +57,8 @@ class Script:
     faults: dict[tuple[str, int], CallFault]
     restart_at: float
     pods_max: int = 110
+    elsewhere: str = ""
+    """Another subnet of the zone; empty: there is none."""
 
     @property
     def numbers(self) -> CloudNumbers:
@@ -66,7 +69,10 @@ class Script:
     def vpc(self) -> Vpc:
         """Return the VPC before the instance is launched."""
         subnet = Subnet(SUBNET, self.cidr, stream(self.seed, "subnet"), zone="eu-west-1a")
-        return Vpc([subnet])
+        if not self.elsewhere:
+            return Vpc([subnet])
+        other = Subnet(ELSEWHERE, self.elsewhere, stream(self.seed, "elsewhere"), zone="eu-west-1a")
+        return Vpc([subnet, other])
 
     def draws(self) -> Draws:
         """Return this node's random numbers."""
@@ -100,16 +106,20 @@ def generate(seed: int) -> Script:
         )
         for _ in range(rng.randint(0, 4))
     }
+    cidr, restart_at = rng.choice(["10.0.0.0/24", "10.0.0.0/25"]), rng.uniform(100, 400)
+    elsewhere = rng.random() < 0.3
     return Script(
         seed=seed,
         kind=kind,
         behaviour=rng.choice([NATIVE, UPSTREAM]),
         target=rng.choice(targets),
         shape=shape,
-        cidr=rng.choice(["10.0.0.0/24", "10.0.0.0/25"]),
+        # Beside another one it is so small that it runs dry.
+        cidr=cidr if not elsewhere else "10.0.0.0/27" if kind.addresses == 1 else "10.0.0.0/26",
         pods=tuple(pods),
         faults=faults,
-        restart_at=rng.uniform(100, 400),
+        restart_at=restart_at,
+        elsewhere="10.0.2.0/23" if elsewhere else "",
     )
 
 

@@ -384,7 +384,9 @@ def test_an_eni_is_made_in_the_subnet_of_its_node_unless_told_otherwise() -> Non
     world.vpc.launch_instance("i-1", InstanceShape(4, 15), "small", 0)
     cloud = CloudModel(world.env, world.account, "i-1", Draws(1))
 
-    assert world.ask(cloud, calls.DescribeSubnets()) == calls.SubnetsDescribed(("large", "small"))
+    large_one, small_one = calls.UsableSubnet("large", 1019), calls.UsableSubnet("small", 250, True)
+    found = world.ask(cloud, calls.DescribeSubnets())
+    assert found == calls.SubnetsDescribed((large_one, small_one))
     assert world.ask(cloud, calls.DescribeInstances()) == calls.InstanceDescribed((0,))
     world.ask(cloud, calls.CreateNetworkInterface(IP, 0, "a"))
     assert small.free == 249
