@@ -439,7 +439,8 @@ class Agent:
         self._tell_runtime()
         self._in_background(self._follow_vpc(), "VPC CIDRs")
         self._in_background(
-            vanished.watch(self.sandboxes, self._netlink, self._machine.clock), "vanished links"
+            vanished.watch(self.sandboxes, self._netlink, self._machine.clock, self._log),
+            "vanished links",
         )
         await self._serve_introspection()
         if self._settings.other["DISABLE_LEAKED_ENI_CLEANUP"] != "true":

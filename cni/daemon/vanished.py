@@ -6,11 +6,15 @@ through a short gap. It takes two looks, `LOOK_S` apart, with no command for the
 
 from collections.abc import Collection, Iterable
 
+import structlog
+
 from cni.allocator.model import SandboxKey
 from cni.daemon.clock import Clock
 from cni.daemon.holdings import Holding
 from cni.daemon.netlink_thread import NetlinkThread
 from cni.daemon.sandboxes import Sandboxes
+from cni.network.netlink import NetworkError
+from cni.spec.errors import CniError
 
 LOOK_S = 30.0
 
@@ -36,13 +40,26 @@ class Vanished:
         return gone
 
 
-async def watch(sandboxes: Sandboxes, netlink: NetlinkThread, clock: Clock) -> None:
-    """Look every LOOK_S seconds, for ever, and give back what nobody uses any more."""
+async def watch(
+    sandboxes: Sandboxes, netlink: NetlinkThread, clock: Clock, log: structlog.stdlib.BoundLogger
+) -> None:
+    """Look every LOOK_S seconds, for ever, and give back what nobody uses any more.
+
+    A kernel or a disk that refuses today must not end the watch: what could not be given back
+    is missing at the next looks, too.
+    """
     vanished = Vanished()
     while True:
         await clock.sleep(LOOK_S)
-        links = await netlink.do(lambda kernel: kernel.host_links())
+        try:
+            links = await netlink.do(lambda kernel: kernel.host_links())
+        except NetworkError as error:
+            log.warning("vanished links not looked for", error=str(error))
+            continue
         holdings = tuple(sandboxes.holdings.values())
         busy = {holding.sandbox for holding in holdings if sandboxes.is_busy(holding.sandbox)}
         for holding in vanished.look(holdings, busy, links):
-            await sandboxes.forget(holding, "link gone")
+            try:
+                await sandboxes.forget(holding, "link gone")
+            except CniError as error:
+                log.warning("sandbox not forgotten yet", error=str(error))

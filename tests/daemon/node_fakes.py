@@ -81,6 +81,10 @@ class FakeKernel:
         if self.links.get(pod.host_link) == pod.address:
             del self.links[pod.host_link]
 
+    def host_links(self) -> frozenset[str]:
+        self._maybe_fail("list links")
+        return frozenset(self.links)
+
     def missing_of_pod(self, pod: PodNetwork, _netns: int | None) -> tuple[str, ...]:
         return () if pod.address in self.pods else (f"route {pod.address}/32",)
 

@@ -1,11 +1,19 @@
 """A sandbox whose link is gone is given back at the second look, never at the first."""
 
+import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+import pytest
+import structlog
+
 from cni.allocator.model import EniId, SandboxKey
+from cni.daemon.clock import LoopClock
 from cni.daemon.holdings import Holding
-from cni.daemon.vanished import Vanished
+from cni.daemon.vanished import LOOK_S, Vanished, watch
+from tests.daemon import virtual_loop
+from tests.daemon.node_fakes import Anyone, Node, add
 
 WEB = Holding(
     sandbox=SandboxKey("aws-cni", "web", "eth0"),
@@ -52,3 +60,26 @@ def test_a_new_holding_of_the_same_sandbox_is_another_one() -> None:
 
     vanished.look([WEB], (), ())
     assert vanished.look([replace(WEB, since_unix=2.0)], (), ()) == ()
+
+
+@pytest.mark.parametrize("broken", ["ledger", "kernel"])
+def test_the_watch_outlives_a_disk_or_a_kernel_that_refuses(broken: str) -> None:
+    """A lost DEL is made up for once both work again, however often they failed before."""
+    node = Node(3)
+
+    async def script() -> None:
+        for name in ("web", "job"):
+            await node.sandboxes.add(add(name), Anyone())
+        node.kernel.links.clear()
+        looking = asyncio.create_task(
+            watch(node.sandboxes, node.kernel, LoopClock(), structlog.stdlib.get_logger())  # type: ignore[arg-type]
+        )
+        getattr(node, broken).fails = 5
+        await asyncio.sleep(20 * LOOK_S)
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+
+    virtual_loop.run(script())
+    assert not node.sandboxes.holdings
+    node.consistent()
