@@ -6,12 +6,12 @@ refill, and at last the config file by which the runtime learns that the node ha
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -30,6 +30,7 @@ from cni.cloud.tags import INSTANCE_ID, missing_tags
 from cni.daemon import install, recovery, vanished
 from cni.daemon.clock import Clock
 from cni.daemon.commands import Commands
+from cni.daemon.endless import endlessly
 from cni.daemon.enis import NodeEnis
 from cni.daemon.health import (
     EC2_PERMISSION,
@@ -202,7 +203,7 @@ class Agent:
         except ListenError as error:
             raise StartError(str(error)) from error
         self._listening.append(served)
-        self._in_background(self._beat(), "heartbeat")
+        self._in_background(self._beat, "heartbeat")
 
     def _tell_settings(self) -> None:
         for warning in self._settings.warnings:
@@ -437,14 +438,14 @@ class Agent:
             await asyncio.wait_for(self.maintainer.idle.wait(), FIRST_REFILL_S)
         self.health.ok(FIRST_REFILL, self._machine.clock.now())
         self._tell_runtime()
-        self._in_background(self._follow_vpc(), "VPC CIDRs")
+        self._in_background(self._follow_vpc, "VPC CIDRs")
         self._in_background(
-            vanished.watch(self.sandboxes, self._netlink, self._machine.clock, self._log),
+            lambda: vanished.watch(self.sandboxes, self._netlink, self._machine.clock, self._log),
             "vanished links",
         )
         await self._serve_introspection()
         if self._settings.other["DISABLE_LEAKED_ENI_CLEANUP"] != "true":
-            self._in_background(self._sweep(), "sweep for leaked ENIs")
+            self._in_background(self._sweep, "sweep for leaked ENIs")
         counts = self.allocator.counts(self._machine.clock.now())
         self._log.info(
             "serving", addresses=counts.addresses_total, assigned=counts.assigned, enis=counts.enis
@@ -523,16 +524,12 @@ class Agent:
             except (CallError, NetworkError, ValueError) as error:
                 self._log.warning("VPC CIDRs not followed", error=str(error))
 
-    def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run something for as long as the daemon lives; its end is a fault, and is told."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+    def _in_background(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run something for as long as the daemon lives."""
+        whole = endlessly(work, name, self._machine.clock.sleep, self._log)
+        task = asyncio.get_running_loop().create_task(whole, name=name)
         self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled():
-            self._log.error("ended", task=task.get_name(), error=repr(task.exception()))
+        task.add_done_callback(self._background.discard)
 
     # Stop.
 
