@@ -279,7 +279,7 @@ class Agent:
                 " (deploy/iam-policy.json) and its way to the EC2 endpoint"
             ) from error
         self.enis = NodeEnis(self._imds.enis, self._eni_netlink, self._options, log)
-        attached = await self._take_in(shown.managed)
+        attached = await self._take_in(shown.managed, recovered)
         self._journal = JournalFile(
             self._state / "journal",
             int(self._settings.other["WARMBENCH_JOURNAL_MIB"]) << 20,
@@ -371,21 +371,26 @@ class Agent:
             log,
         )
 
-    async def _take_in(self, enis: tuple[DescribedEni, ...]) -> list[AttachedEni]:
+    async def _take_in(
+        self, enis: tuple[DescribedEni, ...], recovered: Recovered
+    ) -> list[AttachedEni]:
         """Set up the ENIs that are there, with our tags; what cannot be used yet is left out."""
-        attached = []
+        shown = [described.interface.eni for described in enis]
+        lived_on = {holding.eni_id for holding in recovered.holdings}
+        sleep = self._machine.clock.sleep
+        try:
+            attached = await recovery.set_up(shown, lived_on, self.enis, sleep, self._log)
+        except recovery.NotSetUp as error:
+            raise StartError(str(error)) from error
+        usable = {eni.eni_id for eni in attached}
         for described in enis:
-            eni = described.interface.eni
+            missing = missing_tags(described.tags, self._ec2.wanted_tags)
+            if not missing or described.eni_id not in usable:
+                continue
             try:
-                await self.enis.install(eni)
-                attached.append(eni)
-                missing = missing_tags(described.tags, self._ec2.wanted_tags)
-                if missing:
-                    await self._ec2.tag_eni(eni.eni_id, missing)
-            except NetworkError as error:
-                self._log.warning("ENI left out", eni=eni.eni_id, error=str(error))
+                await self._ec2.tag_eni(described.eni_id, missing)
             except CallError as error:
-                self._log.warning("ENI without our tags", eni=eni.eni_id, error=str(error))
+                self._log.warning("ENI without our tags", eni=described.eni_id, error=str(error))
         return attached
 
     async def _delete_orphans(self, identity: Identity) -> None:

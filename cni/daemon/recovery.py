@@ -5,15 +5,17 @@ live. No live pod loses its address, and no address is held twice. What cannot s
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from cni import wire
 from cni.allocator.allocator import Allocator
-from cni.allocator.model import Assignment, Instant
+from cni.allocator.model import Assignment, AttachedEni, EniId, Instant
+from cni.cloud.calls import CallError
 from cni.daemon.caller import Caller
 from cni.daemon.commands import Commands
 from cni.daemon.holdings import Holding
@@ -21,6 +23,10 @@ from cni.daemon.netlink_thread import NetlinkThread
 from cni.daemon.sandboxes import Books, Sandboxes
 from cni.daemon.tombstones import read_tombstones, remove_tombstones
 from cni.network.desired import EniNetwork
+from cni.network.netlink import NetworkError
+
+SET_UP_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Pauses between attempts to set up an ENI on which sandboxes live."""
 
 
 def assignments_of(
@@ -51,6 +57,54 @@ def cooling_of(
         for address, released_unix in released
         if (left := released_unix + cooldown_s - unix_now) > 0
     )
+
+
+class NotSetUp(Exception):  # noqa: N818 - named for what it says
+    """An ENI on which sandboxes live cannot be set up; one line that says why and what to do."""
+
+
+class EniLinks(Protocol):
+    """Who sets an ENI up on the node."""
+
+    async def install(self, eni: AttachedEni) -> None:
+        """Make the kernel ready for it; NetworkError or CallError where that cannot be yet."""
+        ...
+
+
+async def set_up(
+    enis: Iterable[AttachedEni],
+    lived_on: Collection[EniId],
+    links: EniLinks,
+    sleep: Callable[[float], Awaitable[None]],
+    log: structlog.stdlib.BoundLogger,
+) -> list[AttachedEni]:
+    """Set up the ENIs that EC2 shows, and return those that can be used.
+
+    One that cannot be used is left out, unless sandboxes of an earlier life have addresses of it:
+    left out, they would be taken for strays and lose their network, for a metadata service that
+    did not answer for a second. It is tried again, and NotSetUp raised in the end.
+    """
+    usable = []
+    for eni in enis:
+        pauses = iter(SET_UP_PAUSES_S if eni.eni_id in lived_on else ())
+        while True:
+            try:
+                await links.install(eni)
+            except (NetworkError, CallError) as error:
+                pause = next(pauses, None)
+                if pause is None and eni.eni_id in lived_on:
+                    raise NotSetUp(
+                        f"sandboxes live on {eni.eni_id}, which cannot be set up: {error}"
+                    ) from error
+                if pause is None:
+                    log.warning("ENI left out", eni=eni.eni_id, error=str(error))
+                    break
+                log.warning("ENI is tried again", eni=eni.eni_id, error=str(error), after_s=pause)
+                await sleep(pause)
+            else:
+                usable.append(eni)
+                break
+    return usable
 
 
 async def restore(  # noqa: PLR0913, PLR0917 - what an earlier life is made of
