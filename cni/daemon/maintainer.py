@@ -14,6 +14,7 @@ import structlog
 
 from cni.allocator.actions import (
     ActionFailed,
+    AddBlocks,
     CloudAction,
     CloudOutcome,
     DetachEni,
@@ -21,6 +22,7 @@ from cni.allocator.actions import (
     EniDetached,
     EnisDescribed,
     FailureReason,
+    RemoveBlocks,
 )
 from cni.allocator.allocator import Allocator
 from cni.allocator.behaviour import Behaviour
@@ -105,6 +107,8 @@ class Maintainer:
         self._wake_at = inf
         self._timer: asyncio.TimerHandle | None = None
         self._performing: set[asyncio.Task[None]] = set()
+        self._unshown: set[EniId] = set()
+        """ENIs that a description left out; what the kernel has of them goes when they are gone."""
         self._stopping = False
         self.idle = asyncio.Event()
         """Set while no action is in flight: after the first refill, for the first time."""
@@ -162,10 +166,12 @@ class Maintainer:
         self._allocator.apply(outcome, now)
         self._manner.reached(f"{kind}.applied")
         self._maintain()
+        await self._clear_up()
 
     async def _outcome(self, action: CloudAction) -> CloudOutcome:
         """Perform the recipe, and what it means for the node's own kernel."""
         manner = self._manner
+        known = self._known()
         recipe = recipe_for(action, manner.kind, manner.behaviour, manner.token)
         outcome = await self._run(recipe)
         try:
@@ -173,29 +179,48 @@ class Maintainer:
                 await self._links.install(outcome.eni)
                 manner.reached("AttachEni.installed")
             elif isinstance(outcome, EnisDescribed):
-                outcome = await self._ready_ones(outcome)
+                outcome = await self._ready_ones(outcome, known)
         except NetworkError as error:
             assert isinstance(outcome, EniAttached)
             return await self._give_up(action, outcome, error)
-        if isinstance(outcome, EniDetached):
-            await self._links.remove(outcome.eni_id)
+        match outcome:
+            case EniDetached(eni_id=eni_id):
+                await self._links.remove(eni_id)
+            case ActionFailed(
+                action=AddBlocks() | RemoveBlocks() | DetachEni() as of,
+                reason=FailureReason.ENI_GONE,
+            ):
+                self._unshown.add(of.eni_id)
         return outcome
 
-    async def _ready_ones(self, described: EnisDescribed) -> EnisDescribed:
-        """Leave out ENIs that EC2 shows and the node's kernel does not: they come later."""
-        known = {eni.eni_id for eni in self._allocator.enis()}
+    async def _ready_ones(self, described: EnisDescribed, known: set[EniId]) -> EnisDescribed:
+        """Leave out ENIs that EC2 shows and the node's kernel does not: they come later.
+
+        `known` are those of the pool when EC2 was asked: an ENI attached since is missing from an
+        answer that is older than it, and must keep its routes.
+        """
+        shown = {eni.eni_id for eni in described.enis}
+        self._unshown = (self._unshown | known) - shown
         ready = []
         for eni in described.enis:
             try:
-                if eni.eni_id not in known:
+                if eni.eni_id not in self._known():
                     await self._links.install(eni)
-            except NetworkError as error:
+            except (NetworkError, CallError) as error:
                 self._log.warning("ENI not usable yet", eni=eni.eni_id, error=str(error))
             else:
                 ready.append(eni)
-        for eni_id in known - {eni.eni_id for eni in described.enis}:
-            await self._links.remove(eni_id)
         return EnisDescribed(described.id, tuple(ready))
+
+    async def _clear_up(self) -> None:
+        """Clear up after ENIs that EC2 did not show and that the pool has given up since."""
+        gone = self._unshown - self._known()
+        self._unshown -= gone
+        for eni_id in gone:
+            await self._links.remove(eni_id)
+
+    def _known(self) -> set[EniId]:
+        return {eni.eni_id for eni in self._allocator.enis()}
 
     async def _give_up(
         self, action: CloudAction, outcome: EniAttached, error: NetworkError
