@@ -121,11 +121,7 @@ def _attach_eni(action: AttachEni, kind: BlockKind, choices: RecipeChoices, toke
     created = made.eni
     eni_id = created.eni_id
     try:
-        index = action.device_index
-        if choices.describes_first:
-            taken = _expect(InstanceDescribed, (yield DescribeInstances())).device_indices
-            index = next(n for n in range(len(taken) + 1) if n not in taken)
-        attached = _expect(InterfaceAttached, (yield AttachNetworkInterface(eni_id, index)))
+        attached = yield from _attach(eni_id, action.device_index, choices)
     except CallError as error:
         if error.reason is not FailureReason.UNKNOWN_OUTCOME:
             # An ENI that is created but not attached is invisible to every later reconcile:
@@ -145,6 +141,38 @@ def _attach_eni(action: AttachEni, kind: BlockKind, choices: RecipeChoices, toke
         return ActionFailed(action, FailureReason.NOT_VISIBLE, f"{eni_id} did not appear")
     eni = AttachedEni(eni_id, shown.device_index, created.primary_ip, created.blocks)
     return EniAttached(action.id, eni, made.short, made.elsewhere)
+
+
+def _attach(
+    eni_id: EniId, index: int, choices: RecipeChoices
+) -> Generator[Call, Reply, InterfaceAttached]:
+    """Attach a new ENI; once more where its index is taken, or EC2 does not know it yet."""
+    if choices.describes_first:
+        index = _free_index((yield DescribeInstances()))
+        return _expect(InterfaceAttached, (yield AttachNetworkInterface(eni_id, index)))
+    try:
+        return _expect(InterfaceAttached, (yield AttachNetworkInterface(eni_id, index)))
+    except CallError as error:
+        if error.reason is FailureReason.ENI_GONE:
+            # EC2 is eventually consistent: for seconds it may not know what it has just made.
+            yield Pause(choices.delete_first_s)
+        elif error.reason is FailureReason.OTHER:
+            # Somebody else's ENI may hang there, since after the daemon's start.
+            try:
+                described = yield DescribeInstances()
+            except CallError:
+                raise error from None
+            if index not in _expect(InstanceDescribed, described).device_indices:
+                raise
+            index = _free_index(described)
+        else:
+            raise
+    return _expect(InterfaceAttached, (yield AttachNetworkInterface(eni_id, index)))
+
+
+def _free_index(reply: Reply) -> int:
+    taken = _expect(InstanceDescribed, reply).device_indices
+    return next(n for n in range(len(taken) + 1) if n not in taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +338,7 @@ def _detach_eni(action: DetachEni, choices: RecipeChoices) -> Recipe:
         shown = _expect(InterfacesDescribed, (yield DescribeNetworkInterfaces((eni_id,))))
         for interface in shown.interfaces:
             if interface.attachment_id:
-                yield DetachNetworkInterface(eni_id, interface.attachment_id)
+                yield from _detach(eni_id, interface.attachment_id)
         yield Pause(choices.detach_settle_s)
         yield from _delete(eni_id, choices)
     except CallError as error:
@@ -328,13 +356,23 @@ def _detach_and_delete(
     UNKNOWN_OUTCOME makes the pool ask EC2 and take it in.
     """
     try:
-        yield DetachNetworkInterface(eni_id, attachment_id)
+        yield from _detach(eni_id, attachment_id)
     except CallError as error:
-        if error.reason is FailureReason.ENI_GONE:
-            return
         raise CallError(FailureReason.UNKNOWN_OUTCOME, error.code, str(error)) from error
     yield Pause(choices.detach_settle_s)
     yield from _delete(eni_id, choices)
+
+
+def _detach(eni_id: EniId, attachment_id: str) -> Generator[Call, Reply, None]:
+    """Detach an ENI; an attachment that EC2 does not know is what was wanted.
+
+    The ENI may well be there still, detached by a request whose answer was lost: it is deleted.
+    """
+    try:
+        yield DetachNetworkInterface(eni_id, attachment_id)
+    except CallError as error:
+        if error.reason is not FailureReason.ENI_GONE:
+            raise
 
 
 def _delete(eni_id: EniId, choices: RecipeChoices) -> Generator[Call, Reply, None]:

@@ -227,6 +227,45 @@ def test_what_is_gone_is_detached(api: str) -> None:
     assert perform(DetachEni(3, eni_id, ""), ec2) == EniDetached(3, eni_id)
 
 
+def test_an_eni_whose_attachment_is_gone_is_deleted_all_the_same() -> None:
+    """A detach that took effect though its answer was lost must not leave the ENI to a sweep."""
+    ec2, eni_id = with_two_enis()
+    ec2.faults.append(Fault("DetachNetworkInterface", FailureReason.ENI_GONE, takes_effect=True))
+    assert perform(DetachEni(3, eni_id, ""), ec2) == EniDetached(3, eni_id)
+    assert list(ec2.interfaces) == [PRIMARY]
+
+
+def test_an_attach_finds_another_index_where_its_own_is_taken() -> None:
+    """An ENI that somebody else attached since the start must not stop the node from growing."""
+    ec2, _ = with_two_enis()
+    outcome = perform(ATTACH, ec2)
+    assert isinstance(outcome, EniAttached)
+    assert outcome.eni.device_index == 2
+    assert apis(ec2)[1:4] == [
+        "AttachNetworkInterface",
+        "DescribeInstances",
+        "AttachNetworkInterface",
+    ]
+
+
+def test_another_error_of_an_attach_is_told_as_it_is() -> None:
+    """Asking for the indices is worth one try, and never hides why the attach failed."""
+    for fault in ((), (Fault("DescribeInstances", FailureReason.DENIED),)):
+        ec2 = FakeEc2()
+        ec2.faults.append(Fault("AttachNetworkInterface", FailureReason.OTHER))
+        ec2.faults.extend(fault)
+        assert perform(ATTACH, ec2) == ActionFailed(ATTACH, FailureReason.OTHER)
+        assert ec2.counts["AttachNetworkInterface"] == 1
+        assert list(ec2.interfaces) == [PRIMARY]
+
+
+def test_an_eni_that_ec2_does_not_know_yet_is_attached_a_little_later() -> None:
+    """EC2 is eventually consistent; taken at its word, the ENI would be leaked."""
+    ec2 = FakeEc2()
+    ec2.faults.append(Fault("AttachNetworkInterface", FailureReason.ENI_GONE))
+    assert isinstance(perform(ATTACH, ec2), EniAttached)
+
+
 def test_delete_is_tried_again() -> None:
     """EC2 refuses for some seconds after a detach; what never goes is left to the sweep."""
     for times, tries in ((3, 4), (99, 12)):
