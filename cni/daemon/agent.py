@@ -27,7 +27,7 @@ from cni.cloud.identity import Identity
 from cni.cloud.imds import Imds
 from cni.cloud.options import ec2_options
 from cni.cloud.tags import INSTANCE_ID, missing_tags
-from cni.daemon import install, recovery, vanished
+from cni.daemon import comparison, install, recovery, vanished
 from cni.daemon.clock import Clock
 from cni.daemon.commands import Commands
 from cni.daemon.endless import endlessly
@@ -286,6 +286,7 @@ class Agent:
             unix=machine.unix_now,
             tell=lambda problem: log.warning("journal", problem=problem),
         )
+        self._taken = shown.taken
         start = self._start_of(attached, shown.taken, limits, recovered)
         self.allocator = Journaled(start, self._journal.write)
         self._journal.snapshot_by(self.allocator.snapshot)
@@ -444,6 +445,7 @@ class Agent:
         self.health.ok(FIRST_REFILL, self._machine.clock.now())
         self._tell_runtime()
         self._in_background(self._follow_vpc, "VPC CIDRs")
+        self._in_background(self._compare, "comparison with the metadata")
         self._in_background(
             lambda: vanished.watch(self.sandboxes, self._netlink, self._machine.clock, self._log),
             "vanished links",
@@ -454,6 +456,17 @@ class Agent:
         counts = self.allocator.counts(self._machine.clock.now())
         self._log.info(
             "serving", addresses=counts.addresses_total, assigned=counts.assigned, enis=counts.enis
+        )
+
+    async def _compare(self) -> None:
+        await comparison.watch(
+            self.allocator,
+            self._imds.enis,
+            self._taken,
+            self._poke,
+            self._machine.clock,
+            self._behaviour.reconcile_s,
+            self._log,
         )
 
     async def _serve_introspection(self) -> None:

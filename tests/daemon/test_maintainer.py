@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from ipaddress import IPv4Network
 
 import structlog
 
@@ -13,6 +14,8 @@ from cni.allocator.journal import Start
 from cni.allocator.model import AttachedEni, BlockKind, EniId, Instant, NodeLimits
 from cni.allocator.targets import WarmIp
 from cni.cloud.calls import Call, CallError, DescribeNetworkInterfaces, Reply
+from cni.cloud.identity import MetadataEni
+from cni.daemon import comparison
 from cni.daemon.clock import LoopClock
 from cni.daemon.maintainer import Maintainer, Manner
 from tests.allocator.fake_ec2 import FakeEc2, sandbox
@@ -189,5 +192,39 @@ def test_an_eni_of_which_the_metadata_cannot_be_read_is_left_for_later() -> None
         node.suspect()
         await asyncio.sleep(30)
         assert stranger in node.known() & node.links.there
+
+    play(node, work)
+
+
+def test_an_address_that_somebody_removed_is_given_to_nobody() -> None:
+    """The metadata is compared with the pool, and EC2 asked where they differ twice."""
+    node = Node()
+
+    async def metadata() -> tuple[MetadataEni, ...]:
+        subnet = IPv4Network("10.0.0.0/24")
+        return tuple(MetadataEni(eni, "", subnet) for eni in node.ec2.attached())
+
+    async def work() -> None:
+        comparing = asyncio.create_task(
+            comparison.watch(
+                node.allocator,
+                metadata,
+                (),
+                node.maintainer.poke,
+                LoopClock(),
+                60.0,
+                structlog.stdlib.get_logger(),
+            )
+        )
+        (eni,) = node.allocator.enis()
+        before = dict(node.ec2.counts)
+        await asyncio.sleep(600)
+        assert dict(node.ec2.counts) == before, "without a difference EC2 is not asked"
+        node.ec2.take_away(eni.eni_id, eni.blocks)
+        await asyncio.sleep(130)
+        (eni_now,) = node.allocator.enis()
+        assert not set(eni.blocks) & set(eni_now.blocks)
+        assert node.allocator.counts(node.now).available == 1
+        comparing.cancel()
 
     play(node, work)
