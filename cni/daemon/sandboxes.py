@@ -1,7 +1,7 @@
 """ADD, DEL, CHECK, GC and STATUS, step by step, with their undo.
 
     ADD    assign; write to the ledger and install in the kernel, side by side; answer
-    DEL    remove from the kernel, release, write to the ledger, answer
+    DEL    remove from the kernel, write to the ledger, release, answer
 
 Commands for one sandbox run one after the other. Nothing here is cancelled halfway: a caller
 that hangs up ends a wait, and an ADD that nobody hears the answer of is undone.
@@ -395,24 +395,28 @@ class Sandboxes:
             await self._drop(holding)
 
     async def _drop(self, holding: Holding) -> None:
-        """Remove from the kernel, release, write it down: in this order, each repeatable."""
+        """Remove from the kernel, write it down, release: in this order, each repeatable.
+
+        Released last: a DEL whose ledger fails comes again, and what it removes from the kernel
+        must not be another sandbox's by then.
+        """
         sandbox = holding.sandbox
         pod = self.pod(holding)
         try:
             await self._netlink.do(lambda kernel: kernel.remove_pod(pod))
             self._terms.reached("DEL.removed")
-            self._release(sandbox)
             await self._ledger.released(sandbox, holding.address, self._unix_now())
         except NetworkError as error:
             raise CniError(Code.NETWORK_FAILURE, str(error), "the runtime retries") from error
         except LedgerError as error:
             raise CniError(Code.IO_FAILURE, str(error), "the runtime retries") from error
+        self._release(sandbox)
         del self._holdings[sandbox]
         self._fresh.discard(sandbox)
         self._terms.reached("DEL.written")
 
     def _release(self, sandbox: SandboxKey) -> None:
-        # A DEL whose ledger failed comes again: then the allocator has released it already.
+        # A restart may have dropped what a sandbox holds: its address is on no ENI any more.
         with suppress(UnknownSandbox):
             self._allocator.release(sandbox, self._clock.now())
         self._poke()

@@ -107,6 +107,30 @@ def test_a_failed_del_can_be_repeated(broken: str) -> None:
     assert not node.ledger.held
 
 
+def test_an_address_whose_release_is_not_on_disk_is_given_to_nobody() -> None:
+    """Else the DEL that the runtime repeats would take the next pod's route and rules away."""
+    node = Node(1)
+
+    async def work() -> None:
+        await node.sandboxes.add(add("a"), Anyone())
+        node.ledger.fails = 1
+        with pytest.raises(CniError):
+            await node.sandboxes.delete(delete("a"))
+        await asyncio.sleep(60)
+        with pytest.raises(CniError):
+            await node.sandboxes.add(add("b"), Anyone())
+        again = await node.sandboxes.add(add("a"), Anyone())
+        assert again.ips[0].address.ip in node.kernel.pods
+        node.consistent()
+        await node.sandboxes.delete(delete("a"))
+        await asyncio.sleep(60)
+        await node.sandboxes.add(add("b"), Anyone())
+        await node.sandboxes.delete(delete("a"))
+
+    play(node, work)
+    assert [key.container_id for key in node.sandboxes.holdings] == ["b"]
+
+
 def test_a_refused_add_names_cause_and_next_step() -> None:
     """An empty pool that cannot grow is error 11 with the cause's code."""
     node = Node(0)
