@@ -238,12 +238,26 @@ class Sandboxes:
             )
 
     async def collect(self, command: Gc) -> None:
-        """Drop every sandbox of this network that the runtime no longer names."""
+        """Drop every sandbox of this network that the runtime no longer names.
+
+        Raises CniError for what could not be dropped, after all the others were (CNI 1.1, GC).
+        """
         assert command.conf.valid_attachments is not None, "spec.command sees to it"
         valid = {(one.container_id, one.ifname) for one in command.conf.valid_attachments}
-        for key, holding in list(self._holdings.items()):
-            if key.network == command.conf.name and (key.container_id, key.ifname) not in valid:
+        stale = [
+            holding
+            for key, holding in self._holdings.items()
+            if key.network == command.conf.name and (key.container_id, key.ifname) not in valid
+        ]
+        failures: list[CniError] = []
+        for holding in stale:
+            try:
                 await self.forget(holding, "GC")
+            except CniError as error:
+                failures.append(error)
+        if failures:
+            said = f"{len(failures)} of {len(stale)} sandboxes stay: {failures[-1].message}"
+            raise CniError(failures[-1].code, said, "the next GC tries again")
 
     def status(self) -> None:
         """Return if an ADD could be served now or soon; else CniError 50 or 51."""
@@ -430,15 +444,26 @@ class Sandboxes:
         else:
             turn = asyncio.get_running_loop().create_future()
             queue.append(turn)
-            await turn
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    # Its turn had come already: it is the next one's.
+                    self._next_turn(sandbox)
+                raise
         try:
             yield
         finally:
-            queue = self._turns[sandbox]
-            if queue:
-                queue.pop(0).set_result(None)
-            else:
-                del self._turns[sandbox]
+            self._next_turn(sandbox)
+
+    def _next_turn(self, sandbox: SandboxKey) -> None:
+        queue = self._turns[sandbox]
+        while queue:
+            turn = queue.pop(0)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._turns[sandbox]
 
 
 def _key(command: Add | Del | Check) -> SandboxKey:

@@ -291,6 +291,43 @@ def test_gc_drops_what_the_runtime_no_longer_names() -> None:
     assert [key.container_id for key in node.sandboxes.holdings] == ["b"]
 
 
+def test_gc_goes_on_past_what_cannot_be_dropped() -> None:
+    """As much as can be is removed, and the failure is told (CNI 1.1, GC)."""
+    node = Node(4)
+    conf = NetConf("1.1.0", "aws-cni", "aws-cni", None, (), {})
+
+    async def work() -> None:
+        for name in "abcd":
+            await node.sandboxes.add(add(name), Anyone())
+        node.kernel.fails = 2
+        with pytest.raises(CniError, match="2 of 4 sandboxes"):
+            await node.sandboxes.collect(Gc(conf))
+        assert [key.container_id for key in node.sandboxes.holdings] == ["a", "b"]
+        await node.sandboxes.collect(Gc(conf))
+
+    play(node, work)
+    assert not node.sandboxes.holdings
+
+
+def test_a_command_that_is_cancelled_holds_nobody_up() -> None:
+    """A stop may cancel a look for lost DELs while it waits its turn, or as its turn comes."""
+    node = Node(10)
+
+    async def work() -> None:
+        await node.sandboxes.add(add("a"), Anyone())
+        for rounds in range(6):
+            deleting = [asyncio.ensure_future(node.sandboxes.delete(delete("a"))) for _ in range(3)]
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            deleting[1].cancel()
+            async with asyncio.timeout(10):
+                await asyncio.gather(deleting[0], deleting[2])
+                await node.sandboxes.add(add("a"), Anyone())
+            assert not deleting[0].exception()
+
+    play(node, work)
+
+
 def test_status_tells_whether_an_add_could_be_served() -> None:
     """Fine with a free address; error 51 with its cause where none can come."""
     node = Node(1)
