@@ -195,8 +195,8 @@ class Book:
         self.holdings: dict[SandboxKey, Holding] = {}
         self.cooling: dict[IPv4Address, float] = {}
         self._holders: dict[IPv4Address, SandboxKey] = {}
-        self._latest = 0.0
-        """The latest time that any entry named."""
+        self.clock = 0.0
+        """What the wall clock said last: when an entry came, or when the ledger was read."""
 
     def __len__(self) -> int:
         """Return how many lines say it all, without the header."""
@@ -206,10 +206,10 @@ class Book:
         """Take an entry in; return what is wrong with it, in view of those before it."""
         match entry:
             case Holding():
-                self._latest = max(self._latest, entry.since_unix)
+                self.clock = entry.since_unix
                 return self._assign(entry)
             case Release():
-                self._latest = max(self._latest, entry.unix)
+                self.clock = entry.unix
                 return self._release(entry)
             case Cooling():
                 if entry.address not in self._holders:
@@ -259,7 +259,8 @@ class Book:
 
     def forget_cold(self) -> None:
         """Forget releases of long ago."""
-        since = self._latest - COOLING_KEPT_S
+        # Not the latest time of all entries: a clock that once was ahead would end all cooldowns.
+        since = self.clock - COOLING_KEPT_S
         self.cooling = {address: at for address, at in self.cooling.items() if at > since}
 
     def lines(self) -> Iterator[bytes]:
@@ -319,6 +320,7 @@ def read_ledger(data: bytes, boot_id: str, now_unix: float) -> Reading:
                 found.problems.append(f"line {number} is left out, for {error}; it is: {excerpt}")
     _judge_boot(found, boot, boot_id)
     book = found.book
+    book.clock = now_unix
     # A clock that was set back meanwhile must not let an address cool for years.
     book.cooling = {
         address: min(at, now_unix)

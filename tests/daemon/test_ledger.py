@@ -88,6 +88,23 @@ def test_what_was_appended_comes_back(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
+def test_a_clock_that_once_was_wrong_ends_no_cooldown(tmp_path: Path) -> None:
+    """A pod that was added while the clock was a year ahead makes no release look old."""
+
+    async def scene() -> None:
+        book, _ = opened(tmp_path)
+        await book.assigned(holding(1, 1, NOW + 365 * 86_400.0))
+        await book.assigned(holding(2, 2, NOW - 20))
+        await book.released(sandbox(2), address(2), NOW - 7)
+        await book.close()
+        for _ in range(2):
+            book, recovered = opened(tmp_path)
+            await book.close()
+            assert recovered.cooling == ((address(2), NOW - 7),)
+
+    asyncio.run(scene())
+
+
 def test_an_append_returns_after_the_sync(tmp_path: Path) -> None:
     """Written and synced, in this order, before anybody is told; a new file also with its name."""
     order: list[str] = []
