@@ -8,6 +8,7 @@ make no sense.
 import asyncio
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -37,6 +38,7 @@ def main(reached: Callable[[str], None] = lambda _step: None) -> None:
         for line in str(error).splitlines():
             sys.stderr.write(f"aws-k8s-agent: {line}\n")
         sys.exit(2)
+    raise_descriptor_limit()
     machine = Machine(
         clock=LoopClock(),
         unix_now=time.time,
@@ -54,6 +56,12 @@ def main(reached: Callable[[str], None] = lambda _step: None) -> None:
     finally:
         close(log)
     sys.exit(code)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many descriptors as may be: an ADD needs two, and container runtimes allow 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def run(settings: Settings, machine: Machine, log: structlog.stdlib.BoundLogger) -> int:

@@ -23,6 +23,8 @@ READ_PATIENCE_S = 5.0
 """How long a caller may take to send its frame: the plug-in sends it in one piece."""
 
 CONNECTIONS_MAX = 1024
+ACCEPT_AGAIN_S = 0.2
+"""Pause after a connection could not be accepted; it waits in the backlog meanwhile."""
 _BACKLOG = 512
 _FDS_MAX = 8
 _CREDENTIALS = struct.Struct("3i")
@@ -47,6 +49,7 @@ class Server:
         self._log = log
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._again: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Listen; OSError where the folder cannot be written."""
@@ -60,6 +63,9 @@ class Server:
             os.umask(before)
         listener.listen(_BACKLOG)
         self._listener = listener
+        self._listen(listener)
+
+    def _listen(self, listener: socket.socket) -> None:
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     @property
@@ -74,8 +80,12 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                # Out of descriptors, say: the caller is told by its own time-out.
+                # Out of descriptors, say. The listener stays readable: without a pause the loop
+                # would turn for nothing, while who has descriptors waits for it.
                 self._log.warning("cannot accept a plug-in", error=str(error))
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                self._again = loop.call_later(ACCEPT_AGAIN_S, self._listen, listener)
                 return
             peer.setblocking(False)
             uid = _uid_of(peer)
@@ -121,6 +131,8 @@ class Server:
     async def stop(self, patience_s: float) -> None:
         """Take no more callers, and let those that are here have their answer."""
         if self._listener is not None:
+            if self._again is not None:
+                self._again.cancel()
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._path.unlink(missing_ok=True)

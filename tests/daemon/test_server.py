@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import errno
 import os
 import random
 import socket
@@ -16,6 +17,7 @@ from cni import wire
 from cni.daemon import server as server_module
 from cni.daemon.caller import Caller
 from cni.daemon.server import Reply, Server
+from tests.daemon import virtual_loop
 
 LOG: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
 FRAME = wire.encode_request({b"CNI_COMMAND": b"ADD", b"CNI_IFNAME": b"eth0"}, b'{"name": "x"}')
@@ -223,3 +225,43 @@ def test_hostile_bytes_end_in_a_close(tmp_path: Path) -> None:
         assert descriptors() == before
 
     run(tmp_path, work)
+
+
+class Exhausted(socket.socket):
+    """A listener of a process that has no descriptor left, for so many tries."""
+
+    left = 0
+    tries = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.tries += 1
+        assert self.tries <= 20, "the loop turns for nothing"
+        if self.left:
+            self.left -= 1
+            raise OSError(errno.EMFILE, "too many open files")
+        return super().accept()
+
+
+def test_without_descriptors_the_loop_turns_for_others(tmp_path: Path) -> None:
+    """A connection that cannot be accepted waits in the backlog, and nobody else for it."""
+
+    async def script() -> None:
+        recorder = Recorder()
+        server = Server(tmp_path / "cni.sock", recorder.handle, recorder.not_heard, LOG)
+        server.start()
+        assert server._listener is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(server._listener)
+        server._listener = listener = Exhausted(fileno=server._listener.detach())
+        listener.setblocking(False)
+        listener.left = 10
+        client = await connected(tmp_path / "cni.sock")
+        await loop.sock_sendall(client, FRAME)
+        started = loop.time()
+        server._listen(listener)
+        assert (await loop.sock_recv(client, 100)).endswith(b'{"answer": true}')
+        assert loop.time() - started == pytest.approx(10 * server_module.ACCEPT_AGAIN_S)
+        client.close()
+        await server.stop(1.0)
+
+    virtual_loop.run(script())
