@@ -53,7 +53,7 @@ from cni.daemon.netlink_thread import NetlinkThread
 from cni.daemon.node_looks import Node, NodeLooks
 from cni.daemon.sandboxes import Sandboxes, Terms
 from cni.daemon.server import Server
-from cni.daemon.takeover import UnreadableCheckpoint, live_pods
+from cni.daemon.takeover import objection
 from cni.daemon.watched_ledger import WatchedLedger
 from cni.network.desired import HostNetwork, host_network, network_options
 from cni.network.netlink import Kernel, NetworkError
@@ -221,24 +221,12 @@ class Agent:
 
     async def _refuse_upstreams_pods(self) -> None:
         path = Path(self._settings.other["AWS_VPC_K8S_CNI_BACKING_STORE"])
-        try:
-            text = await asyncio.to_thread(path.read_text)
-        except FileNotFoundError:
+        if not await asyncio.to_thread(path.exists):
             return
         links = await self._netlink.do(lambda kernel: kernel.host_links())
-        try:
-            pods = live_pods(text, links, self._options.link_prefix)
-        except UnreadableCheckpoint as error:
-            raise StartError(
-                f"{path} is no checkpoint of amazon-vpc-cni-k8s ({error}); remove it if no pod of"
-                " that plug-in lives here"
-            ) from error
-        if pods:
-            shown = ", ".join(f"{pod.namespace}/{pod.name} {pod.address}" for pod in pods[:3])
-            raise StartError(
-                f"{len(pods)} pods of amazon-vpc-cni-k8s live here ({shown}, …): taking over live"
-                f" pods is not built yet; drain this node first, then remove {path}"
-            )
+        why = await asyncio.to_thread(objection, path, links, self._options.link_prefix)
+        if why:
+            raise StartError(why)
 
     def _open_ledger(self) -> Recovered:
         try:

@@ -10,10 +10,12 @@ import errno
 import fcntl
 import json
 import os
+import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from cni.daemon.takeover import objection
 from cni.settings import SettingsError, parse
 
 NETWORK = "aws-cni"
@@ -183,16 +185,23 @@ def sysctl_root(mounted: Path = NODE_SYSCTLS) -> Path:
 # The init container.
 
 
-def main(environ: Mapping[str, str], argv: Sequence[str], shipped: Path = SHIPPED) -> int:
+def main(
+    environ: Mapping[str, str],
+    argv: Sequence[str],
+    shipped: Path = SHIPPED,
+    links: Collection[str] | None = None,
+) -> int:
     """Install the plug-ins; 0 when all are in place, 1 when not, 2 for wrong settings.
 
-    Ours comes last: until then the node works as it did.
+    Ours comes last: until then the node works as it did. Where pods of upstream live nothing is
+    replaced, since the daemon would refuse the node. `links` are the node's, asked for None.
     """
     if argv:
         sys.stderr.write(f"install: unknown argument {argv[0]!r}; it takes none\n")
         return 2
     try:
         other = parse(environ, lenient=False).other
+        _refuse_upstreams_pods(other, links)
         _install(Path(other["HOST_CNI_BIN_PATH"]), shipped)
     except SettingsError as error:
         for line in str(error).splitlines():
@@ -202,6 +211,14 @@ def main(environ: Mapping[str, str], argv: Sequence[str], shipped: Path = SHIPPE
         sys.stderr.write(f"install: {error}\n")
         return 1
     return 0
+
+
+def _refuse_upstreams_pods(other: Mapping[str, str], links: Collection[str] | None) -> None:
+    if links is None:
+        links = [name for _, name in socket.if_nameindex()]
+    path = Path(other["AWS_VPC_K8S_CNI_BACKING_STORE"])
+    if why := objection(path, links, other["AWS_VPC_K8S_CNI_VETHPREFIX"]):
+        raise InstallError(why)
 
 
 def _install(directory: Path, shipped: Path) -> None:

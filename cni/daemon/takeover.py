@@ -1,8 +1,13 @@
-"""Upstream's checkpoint: a node on which its pods still live is not ours to manage yet."""
+"""Upstream's checkpoint: a node on which its pods still live is not ours to manage yet.
+
+Asked twice: by the init container, before upstream's plug-in is replaced, since that can still
+take its own pods down; and by the daemon, before it touches anything.
+"""
 
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from cni.network.desired import host_link_name
 
@@ -18,6 +23,32 @@ class UpstreamPod:
     namespace: str
     name: str
     address: str
+
+
+def objection(path: Path, host_links: Collection[str], prefix: str) -> str:
+    """Return in one line why this node is not ours to manage, by the checkpoint at `path`.
+
+    Empty where there is none, or where no pod in it lives. Blocks.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        pods = live_pods(text, host_links, prefix)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror}): whose pods live here is not known"
+    except (UnicodeDecodeError, UnreadableCheckpoint) as error:
+        return (
+            f"{path} is no checkpoint of amazon-vpc-cni-k8s ({error}); remove it if no pod of"
+            " that plug-in lives here"
+        )
+    if not pods:
+        return ""
+    shown = ", ".join(f"{pod.namespace}/{pod.name} {pod.address}" for pod in pods[:3])
+    return (
+        f"{len(pods)} pods of amazon-vpc-cni-k8s live here ({shown}, …): taking over live"
+        f" pods is not built yet; drain this node first, then remove {path}"
+    )
 
 
 def live_pods(checkpoint: str, host_links: Collection[str], prefix: str) -> tuple[UpstreamPod, ...]:
@@ -41,7 +72,8 @@ def live_pods(checkpoint: str, host_links: Collection[str], prefix: str) -> tupl
 
 def _pod(one: dict[str, object]) -> UpstreamPod:
     metadata = one.get("metadata") or {}
-    assert isinstance(metadata, dict)
+    if not isinstance(metadata, dict):
+        raise TypeError(f"{metadata!r} is no pod")
     return UpstreamPod(
         str(metadata.get("k8sPodNamespace", "")),
         str(metadata.get("k8sPodName", "")),

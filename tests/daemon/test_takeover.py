@@ -1,10 +1,11 @@
 """Upstream's checkpoint: which of its pods live here, and what is no checkpoint at all."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from cni.daemon.takeover import UnreadableCheckpoint, UpstreamPod, live_pods
+from cni.daemon.takeover import UnreadableCheckpoint, UpstreamPod, live_pods, objection
 from cni.network.desired import host_link_name
 
 
@@ -44,9 +45,33 @@ def test_an_empty_checkpoint_has_no_pods() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"allocations": 1}', '{"allocations": [1]}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"allocations": 1}',
+        '{"allocations": [1]}',
+        '{"allocations": [{"metadata": "x"}]}',
+    ],
 )
 def test_anything_else_is_refused(text: str) -> None:
     """A file that cannot be read says nothing about who lives here."""
     with pytest.raises(UnreadableCheckpoint):
         live_pods(text, (), "eni")
+
+
+def test_an_objection_is_one_line_or_none(tmp_path: Path) -> None:
+    """No file, or a file of pods that are gone: the node is ours; whatever else: it says why."""
+    path = tmp_path / "ipam.json"
+    assert not objection(path, (), "eni")
+    path.write_text(checkpoint("gone"))
+    assert not objection(path, (), "eni")
+    path.write_text(checkpoint("", ""))
+    assert objection(path, (), "eni").startswith("2 pods of amazon-vpc-cni-k8s live here")
+    path.write_bytes(b"\xff\xfe rubbish")
+    assert "is no checkpoint" in objection(path, (), "eni")
+    path.unlink()
+    path.mkdir()
+    assert "cannot be read" in objection(path, (), "eni")

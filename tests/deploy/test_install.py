@@ -26,6 +26,8 @@ from cni.daemon.install import (
     shadowing,
     sysctl_root,
 )
+from cni.network.desired import host_link_name
+from tests.daemon.test_takeover import checkpoint
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = b"old plug-in\n" * 50_000, b"new plug-in\n" * 70_000
@@ -382,3 +384,18 @@ def test_a_node_keeps_its_plugin_until_all_else_went_well(shipped: Path, directo
 
     assert main({"HOST_CNI_BIN_PATH": str(directory)}, [], shipped) == 1
     assert (directory / PLUGIN).read_bytes() == OLD
+
+
+def test_upstreams_plugin_stays_where_its_pods_live(
+    shipped: Path, directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The daemon would refuse the node, and nobody could take those pods down any more."""
+    store = tmp_path / "ipam.json"
+    store.write_text(checkpoint("web"), encoding="utf-8")
+    links = [host_link_name("eni", "default", "web")]
+    environ = {"HOST_CNI_BIN_PATH": str(directory), "AWS_VPC_K8S_CNI_BACKING_STORE": str(store)}
+
+    assert main(environ, [], shipped, links) == 1
+    assert "1 pods of amazon-vpc-cni-k8s live here" in capsys.readouterr().err
+    assert (directory / PLUGIN).read_bytes() == OLD
+    assert main(environ, [], shipped, ["lo", "eth0"]) == 0
