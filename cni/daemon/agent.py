@@ -9,7 +9,6 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +41,7 @@ from cni.daemon.health import (
     HealthBook,
 )
 from cni.daemon.holdings import Recovered
+from cni.daemon.host_keeper import HostKeeper
 from cni.daemon.introspection import serve_introspection, serve_metrics
 from cni.daemon.journal_file import JournalFile
 from cni.daemon.leaks import LeakSweep, SweepReport
@@ -62,7 +62,6 @@ from cni.settings import Settings, effective
 STOP_PATIENCE_S = 20.0
 """How long SIGTERM waits for what is in flight: below the grace period of the manifest."""
 
-CIDR_LOOK_S = 30.0
 BEAT_S = 5.0
 
 START_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
@@ -185,10 +184,15 @@ class Agent:
             Timing(clock.now, clock.sleep, self._machine.unix_now, self._machine.rng.random),
             on_call=self.metrics.api_call,
         )
-        await self._set_host_up(identity)
-        await self._build(identity, recovered)
+        await self._set_node_up(identity, recovered)
         await self._serve()
         self.metrics.started(self._machine.clock.now() - started, success=True)
+
+    async def _set_node_up(self, identity: Identity, recovered: Recovered) -> None:
+        started = self._machine.clock.now()
+        await self._set_host_up(identity)
+        await self._build(identity, recovered)
+        self.metrics.node_set_up(self._machine.clock.now() - started, success=True)
 
     def _kernel(self) -> Kernel:
         return Kernel(self._options, sysctl_root=str(install.sysctl_root()))
@@ -245,9 +249,16 @@ class Agent:
         return recovered
 
     async def _set_host_up(self, identity: Identity) -> None:
+        self._host = HostKeeper(
+            self._host_of,
+            self._imds.identity,
+            self._eni_netlink,
+            self._machine.clock,
+            self.metrics,
+            self._log,
+        )
         try:
-            self._host = host = self._host_of(identity)
-            await self._netlink.do(lambda kernel: kernel.install_host(host))
+            await self._host.install(identity)
         except (NetworkError, ValueError) as error:
             raise StartError(f"the host's network cannot be set up: {error}") from error
 
@@ -432,7 +443,7 @@ class Agent:
             await asyncio.wait_for(self.maintainer.idle.wait(), FIRST_REFILL_S)
         self.health.ok(FIRST_REFILL, self._machine.clock.now())
         self._tell_runtime()
-        self._in_background(self._follow_vpc, "VPC CIDRs")
+        self._in_background(self._host.keep, "host network")
         self._in_background(self._compare, "comparison with the metadata")
         self._in_background(
             lambda: vanished.watch(self.sandboxes, self._netlink, self._machine.clock, self._log),
@@ -514,21 +525,6 @@ class Agent:
             install.install_conflist(directory, install.conflist(self._settings.other))
         except install.InstallError as error:
             raise StartError(str(error)) from error
-
-    async def _follow_vpc(self) -> None:
-        """Set SNAT anew when the VPC gets or loses a CIDR (upstream looks every 30 s, too)."""
-        known = self._host
-        while True:
-            await self._machine.clock.sleep(CIDR_LOOK_S)
-            try:
-                identity = await self._imds.identity()
-                host = self._host_of(identity)
-                if host != known:
-                    await self._netlink.do(partial(Kernel.install_host, host=host))
-                    self._log.info("VPC CIDRs changed", cidrs=[*map(str, identity.vpc_cidrs)])
-                    known = host
-            except (CallError, NetworkError, ValueError) as error:
-                self._log.warning("VPC CIDRs not followed", error=str(error))
 
     def _in_background(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         """Run something for as long as the daemon lives."""

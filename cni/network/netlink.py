@@ -78,6 +78,11 @@ class Kernel:
         """List what the node lacks."""
         return missing_of_host(self._socket, self._sysctl_root, self._find, host)
 
+    @property
+    def snat_backend(self) -> str:
+        """What keeps the host's SNAT rules: `nftables`, or `iptables` where nft is missing."""
+        return "nftables" if self._find("nft") is not None else "iptables"
+
     def host_links(self) -> frozenset[str]:
         """Name the host links of pods, whoever they belong to, that are not about to go."""
         return frozenset(link.name for link in pod_links(self._socket, self._prefix))

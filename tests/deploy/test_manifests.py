@@ -219,7 +219,7 @@ def test_every_path_is_a_volume_and_a_constant() -> None:
 
 
 def test_every_volume_is_mounted_and_every_mount_a_volume() -> None:
-    """Names match, each mount but one is writable, and the node's folders are those upstream uses."""
+    """Names match, one mount is not writable, and the node's folders are those upstream uses."""
     mounted = [mount for one in containers() for mount in one["volumeMounts"]]
     volumes = {one["name"]: one.get("hostPath", {}).get("path") for one in pod()["volumes"]}
 
