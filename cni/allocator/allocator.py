@@ -236,6 +236,11 @@ class Allocator:
         """Whether EC2 may differ from the pool, and is to be asked: an answer did not come."""
         return bool(self._planner.describe_why)
 
+    @property
+    def stranded(self) -> tuple[int, int]:
+        """ENIs and addresses that sandboxes hold though EC2 does not show them any more."""
+        return self._pool.stranded
+
     def check(self) -> None:
         """Recompute every count; AssertionError names the first that does not hold."""
         self._pool.check()

@@ -510,6 +510,12 @@ class Pool:
             addresses = sum(1 << (32 - b.prefixlen) for e in self.enis.values() for b in e.blocks)
         return PoolSize(len(self.enis), blocks, addresses)
 
+    @property
+    def stranded(self) -> tuple[int, int]:
+        """ENIs and addresses that EC2 does not show any more while sandboxes hold them."""
+        enis = {block.eni.eni_id for block in self._orphans if block.eni.leaving}
+        return len(enis), sum(block.assigned for block in self._orphans)
+
     def rest(self, blocks: int) -> PoolCounts:
         """Return the counts if an ENI with so many blocks, none of them in use, went."""
         size = blocks * self.per_block

@@ -34,6 +34,8 @@ TIMEOUT_S = 2.0
 TOKEN_TTL_S = 21600
 """Six hours, the longest that the service grants."""
 
+METADATA_UNAVAILABLE = "MetadataUnavailable"
+
 _ANSWER_BYTES_MAX = 1 << 20
 _MACS = "meta-data/network/interfaces/macs/"
 _OK, _NOT_FOUND, _UNAUTHORIZED, _FORBIDDEN = 200, 404, 401, 403
@@ -46,7 +48,7 @@ class MetadataError(CallError):
 
     def __init__(self, message: str) -> None:
         """Carry what failed."""
-        super().__init__(FailureReason.OTHER, "MetadataUnavailable", message)
+        super().__init__(FailureReason.OTHER, METADATA_UNAVAILABLE, message)
 
 
 class Imds:
@@ -59,9 +61,11 @@ class Imds:
         endpoint: str = ENDPOINT,
         timeout_s: float = TIMEOUT_S,
         attempts: int = ATTEMPTS,
+        on_failure: Callable[[str, str], None] | None = None,
     ) -> None:
         """Take where the service is; `sleep` waits in the caller's time between attempts.
 
+        `on_failure` hears of every attempt that failed: what was read, and a code for why.
         Raises ValueError for an endpoint that is no http URL.
         """
         parts = urlsplit(endpoint)
@@ -73,6 +77,7 @@ class Imds:
         self._sleep = sleep
         self._timeout_s = timeout_s
         self._attempts = attempts
+        self._on_failure = on_failure
         # Threads may both renew it, which costs a request and nothing else.
         self._token = ""
 
@@ -97,6 +102,8 @@ class Imds:
             try:
                 return await asyncio.to_thread(self._in_thread, read)
             except _Unreadable as error:
+                if self._on_failure is not None:
+                    self._on_failure(read.__name__.strip("_"), METADATA_UNAVAILABLE)
                 if not left:
                     raise MetadataError(f"{self._endpoint}: {error}") from error
             await self._sleep(pause)

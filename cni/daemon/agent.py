@@ -19,7 +19,7 @@ from cni.allocator.actions import FailureReason
 from cni.allocator.behaviour import PRESETS
 from cni.allocator.journal import Journaled, Start
 from cni.allocator.model import AttachedEni, BlockKind, NodeLimits
-from cni.cloud.calls import Call, CallError, ReadMetadata, Reply
+from cni.cloud.calls import CallError
 from cni.cloud.described import DescribedEni
 from cni.cloud.ec2 import Ec2, Timing
 from cni.cloud.identity import Identity
@@ -27,12 +27,12 @@ from cni.cloud.imds import Imds
 from cni.cloud.options import ec2_options
 from cni.cloud.tags import INSTANCE_ID, missing_tags
 from cni.daemon import comparison, install, recovery, vanished
+from cni.daemon.action_watch import ActionWatch
 from cni.daemon.clock import Clock
 from cni.daemon.commands import Commands
 from cni.daemon.endless import endlessly
 from cni.daemon.enis import NodeEnis
 from cni.daemon.health import (
-    EC2_PERMISSION,
     EVENT_LOOP,
     FIRST_REFILL,
     NETLINK,
@@ -50,6 +50,7 @@ from cni.daemon.listening import ListenError, Listening
 from cni.daemon.maintainer import Maintainer, Manner
 from cni.daemon.metrics import Metrics
 from cni.daemon.netlink_thread import NetlinkThread
+from cni.daemon.node_cloud import NodeCloud
 from cni.daemon.node_looks import Node, NodeLooks
 from cni.daemon.sandboxes import Sandboxes, Terms
 from cni.daemon.server import Server
@@ -92,44 +93,6 @@ class Machine:
     reached: Callable[[str], None] = lambda _step: None
 
 
-class ActionWatch:
-    """Tells metrics of actions, and health whether the node's role may do them."""
-
-    def __init__(self, metrics: Metrics, health: HealthBook, now: Callable[[], float]) -> None:
-        """Count the permission as given: EC2 has answered when this is made."""
-        self._metrics = metrics
-        self._health = health
-        self._now = now
-        health.ok(EC2_PERMISSION, now())
-
-    def action_started(self, kind: str) -> None:
-        """Hear that an action of this kind was handed out."""
-        self._metrics.action_started(kind)
-
-    def action_ended(self, kind: str, seconds: float, failure: str) -> None:
-        """Hear that it ended, and why it failed: empty where it did not."""
-        self._metrics.action_ended(kind, seconds, failure)
-        if failure == "denied":
-            self._health.failing(EC2_PERMISSION, f"{kind} denied; see iam-policy.json", self._now())
-        elif not failure:
-            self._health.ok(EC2_PERMISSION, self._now())
-
-
-class NodeCloud:
-    """EC2 and the metadata as the recipes call them."""
-
-    def __init__(self, ec2: Ec2, imds: Imds) -> None:
-        """Answer from these two."""
-        self._ec2 = ec2
-        self._imds = imds
-
-    async def answer(self, call: Call) -> Reply:
-        """Answer a call, or raise CallError."""
-        if isinstance(call, ReadMetadata):
-            return await self._imds.reply(call)
-        return await self._ec2.answer(call)
-
-
 class Agent:
     """The daemon of one node; `start`, then `stop`."""
 
@@ -163,7 +126,9 @@ class Agent:
             raise StartError(f"{self._state}: {error.strerror}; see WARMBENCH_STATE_DIR") from error
         try:
             self._imds = Imds(
-                sleep=self._machine.clock.sleep, endpoint=self._machine.metadata_endpoint
+                sleep=self._machine.clock.sleep,
+                endpoint=self._machine.metadata_endpoint,
+                on_failure=self.metrics.metadata_failed,
             )
             self._ec2_options = ec2_options(self._settings.other)
         except ValueError as error:
@@ -286,12 +251,13 @@ class Agent:
             tell=lambda problem: log.warning("journal", problem=problem),
         )
         self._taken = shown.taken
+        self._cloud = NodeCloud(self._ec2, self._imds, identity.subnet_id, shown.managed)
         start = self._start_of(attached, shown.taken, limits, recovered)
         self.allocator = Journaled(start, self._journal.write)
         self._journal.snapshot_by(self.allocator.snapshot)
         self._wire(identity)
         self.looks.node = Node(
-            self.allocator, self.sandboxes, self.maintainer, limits, len(shown.taken)
+            self.allocator, self.sandboxes, self.maintainer, self._cloud, limits, len(shown.taken)
         )
         self.metrics.watch_pool(self.looks.pool)
         await recovery.restore(
@@ -356,7 +322,7 @@ class Agent:
         )
         self.maintainer = Maintainer(
             self.allocator,
-            NodeCloud(self._ec2, self._imds),
+            self._cloud,
             self.enis,
             machine.clock,
             Manner(

@@ -64,6 +64,10 @@ class Watcher(Protocol):
         """Hear that it ended, and why it failed: empty where it did not."""
         ...
 
+    def vanished(self, *, enis: int, addresses: int) -> None:
+        """Hear of ENIs and addresses that EC2 shows no more while sandboxes hold them."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Manner:
@@ -163,7 +167,11 @@ class Maintainer:
             outcome = ActionFailed(action, FailureReason.UNKNOWN_OUTCOME, repr(error))
         now = self._clock.now()
         self._tell(action, outcome, now - started)
+        before = self._allocator.stranded
         self._allocator.apply(outcome, now)
+        enis, addresses = map(int.__sub__, self._allocator.stranded, before)
+        if enis > 0 or addresses > 0:
+            self._watcher.vanished(enis=max(enis, 0), addresses=max(addresses, 0))
         self._manner.reached(f"{kind}.applied")
         self._maintain()
         await self._clear_up()

@@ -8,6 +8,7 @@ from cni.daemon.clock import Clock
 from cni.daemon.health import Health, HealthBook
 from cni.daemon.looks import ActionsLook, PodLook, PoolLook
 from cni.daemon.maintainer import Maintainer
+from cni.daemon.node_cloud import NodeCloud
 from cni.daemon.sandboxes import Sandboxes
 from cni.settings import Settings
 
@@ -19,6 +20,7 @@ class Node:
     allocator: Allocator
     sandboxes: Sandboxes
     maintainer: Maintainer
+    cloud: NodeCloud
     limits: NodeLimits
     taken: int
 
@@ -49,6 +51,8 @@ class NodeLooks:
             waiting=node.allocator.waiting,
             holdings=len(node.sandboxes.holdings),
             in_doubt=node.allocator.in_doubt,
+            subnets=node.cloud.subnets,
+            free_in_subnets=node.cloud.free_in_subnets,
         )
 
     def pods(self) -> tuple[PodLook, ...]:

@@ -206,10 +206,16 @@ def test_a_missing_piece_of_the_identity_is_named() -> None:
 
 def test_no_service_at_all() -> None:
     """Where nothing listens the error names the endpoint, and is a CallError for recipes."""
-    imds = Imds(sleep=Sleeps(), endpoint="http://127.0.0.1:1")
+    heard: list[tuple[str, str]] = []
+    imds = Imds(
+        sleep=Sleeps(),
+        endpoint="http://127.0.0.1:1",
+        on_failure=lambda what, code: heard.append((what, code)),
+    )
 
     with pytest.raises(CallError, match=r"http://127\.0\.0\.1:1: PUT api/token: Connection"):
         asyncio.run(imds.reply(ReadMetadata()))
+    assert heard == [("enis", "MetadataUnavailable")] * 3
 
 
 @pytest.mark.parametrize("endpoint", ["169.254.169.254", "https://169.254.169.254", "http://"])

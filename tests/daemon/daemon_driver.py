@@ -37,6 +37,8 @@ class Quiet:
 
     def action_ended(self, kind: str, seconds: float, failure: str) -> None: ...
 
+    def vanished(self, *, enis: int, addresses: int) -> None: ...
+
 
 class NoLinks:
     """A node whose kernel needs nothing."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
-from structlog.testing import capture_logs
+from structlog.testing import LogCapture
 
 from cni.allocator.actions import FailureReason
 from cni.cloud.calls import CallError
@@ -77,7 +77,7 @@ def keeping(host: Host, work: Callable[[], Awaitable[None]]) -> list[Any]:
     """Run work on virtual time beside a keeper that has set the host up; return its log."""
 
     async def script() -> None:
-        log = structlog.stdlib.get_logger()
+        log = structlog.wrap_logger(None, processors=[captured])
         keeper = HostKeeper(host_of, host.who, host, LoopClock(), host, log)  # type: ignore[arg-type]
         await keeper.install(NODE)
         task = asyncio.create_task(keeper.keep())
@@ -86,9 +86,9 @@ def keeping(host: Host, work: Callable[[], Awaitable[None]]) -> list[Any]:
         with suppress(asyncio.CancelledError):
             await task
 
-    with capture_logs() as lines:
-        virtual_loop.run(script())
-    return lines
+    captured = LogCapture()
+    virtual_loop.run(script())
+    return captured.entries
 
 
 def test_what_somebody_took_away_is_put_back() -> None:

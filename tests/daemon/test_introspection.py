@@ -303,6 +303,7 @@ def test_actions_are_told_with_their_reasons() -> None:
                     "device_index": 1,
                     "blocks": 4,
                     "why": "4 addresses short",
+                    "elsewhere": False,
                 },
                 {"action": "AddBlocks", "id": 8, "eni_id": FIRST, "count": 2, "why": "2 short"},
                 {

@@ -62,11 +62,15 @@ class Heard:
 
     def __init__(self) -> None:
         self.failures: list[tuple[str, str]] = []
+        self.lost: list[tuple[int, int]] = []
 
     def action_started(self, kind: str) -> None: ...
 
     def action_ended(self, kind: str, _seconds: float, failure: str) -> None:
         self.failures += [(kind, failure)] if failure else []
+
+    def vanished(self, *, enis: int, addresses: int) -> None:
+        self.lost.append((enis, addresses))
 
 
 class Node:
@@ -168,6 +172,8 @@ def test_an_eni_that_ec2_does_not_show_any_more_is_cleared_up() -> None:
         node.suspect()
         await asyncio.sleep(30)
         assert gone in node.links.there, "sandboxes still hold addresses of it"
+        held = [one for one in node.allocator.assignments() if one.eni_id == gone]
+        assert node.heard.lost == [(1, len(held))]
         for one in node.allocator.assignments():
             node.allocator.release(one.sandbox, node.now)
         node.suspect()
