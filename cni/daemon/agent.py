@@ -235,7 +235,7 @@ class Agent:
         machine, log = self._machine, self._log
         try:
             shown = await self._patiently(self._ec2.managed_enis)
-            limits = await self._limits(identity)
+            limits = await self._patiently(lambda: self._limits(identity))
             await self._patiently(lambda: self._delete_orphans(identity))
         except CallError as error:
             raise StartError(

@@ -19,6 +19,7 @@ from cni.cloud.calls import CallError
 from cni.daemon.caller import Caller
 from cni.daemon.commands import Commands
 from cni.daemon.holdings import Holding
+from cni.daemon.ledger import LedgerError
 from cni.daemon.netlink_thread import NetlinkThread
 from cni.daemon.sandboxes import Books, Sandboxes
 from cni.daemon.tombstones import read_tombstones, remove_tombstones
@@ -120,7 +121,11 @@ async def restore(  # noqa: PLR0913, PLR0917 - what an earlier life is made of
         log.error("assignment lost", problem=line)
     for holding in holdings:
         if allocator.find(holding.sandbox) is None:
-            await ledger.released(holding.sandbox, holding.address, unix_now())
+            try:
+                await ledger.released(holding.sandbox, holding.address, unix_now())
+            except LedgerError as error:
+                # The next start finds and drops it again; a full disk stops no start.
+                log.warning("assignment not written off yet", error=str(error))
         else:
             sandboxes.restore(holding)
 
@@ -133,7 +138,13 @@ async def clear_strays(
 ) -> None:
     """Remove links, rules and routes of ours that nobody needs: what a crash left behind."""
     pods = tuple(sandboxes.pod(holding) for holding in sandboxes.holdings.values())
-    for line in await netlink.do(lambda kernel: kernel.remove_strays(pods, enis)):
+    try:
+        lines = await netlink.do(lambda kernel: kernel.remove_strays(pods, enis))
+    except NetworkError as error:
+        # What is left stands in nobody's way for now; running pods need a daemon more.
+        log.warning("what an earlier life left behind is still there", error=str(error))
+        return
+    for line in lines:
         log.warning("removed what an earlier life left behind", what=line)
 
 

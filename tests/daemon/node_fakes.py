@@ -81,6 +81,10 @@ class FakeKernel:
         if self.links.get(pod.host_link) == pod.address:
             del self.links[pod.host_link]
 
+    def remove_strays(self, _pods: object, _enis: object) -> tuple[str, ...]:
+        self._maybe_fail("remove strays")
+        return ()
+
     def host_links(self) -> frozenset[str]:
         self._maybe_fail("list links")
         return frozenset(self.links)

@@ -1,6 +1,7 @@
 """What a start makes of an earlier life: nothing that a live pod needs is given up in a hurry."""
 
 import asyncio
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -9,9 +10,10 @@ import structlog
 from cni.allocator.actions import FailureReason
 from cni.allocator.model import AttachedEni, EniId
 from cni.cloud.calls import CallError
-from cni.daemon.recovery import SET_UP_PAUSES_S, NotSetUp, set_up
+from cni.daemon.recovery import SET_UP_PAUSES_S, NotSetUp, clear_strays, restore, set_up
 from cni.network.netlink import NetworkError
 from tests.daemon import virtual_loop
+from tests.daemon.node_fakes import Anyone, Node, add
 
 ENIS = tuple(
     AttachedEni(EniId(f"eni-{index}"), index, IPv4Address(f"10.0.0.{5 + index}"), ())
@@ -60,3 +62,30 @@ def test_an_eni_on_which_pods_live_is_never_left_out(error: Exception) -> None:
 def test_an_eni_that_nobody_lives_on_is_left_out(error: Exception) -> None:
     """A node starts without it, and takes it in once EC2 is asked again."""
     assert setting_up(Links(error, 99), {EniId("eni-0")}) == [ENIS[0], ENIS[2]]
+
+
+def test_a_full_disk_stops_no_start() -> None:
+    """What the node has lost is written off by a later start; the pods that live are taken in."""
+    node = Node(2)
+
+    async def script() -> None:
+        await node.sandboxes.add(add("lives"), Anyone())
+        (lives,) = node.sandboxes.holdings.values()
+        lost = replace(lives, sandbox=lives.sandbox._replace(container_id="lost"))
+        node.ledger.fails = 1
+        log = structlog.stdlib.get_logger()
+        await restore((lost, lives), node.allocator, node.sandboxes, node.ledger, lambda: 0.0, log)
+        assert list(node.sandboxes.holdings.values()) == [lives]
+
+    virtual_loop.run(script())
+
+
+def test_strays_that_the_kernel_keeps_stop_no_start() -> None:
+    """They are tried again by the next one."""
+    node = Node(2)
+    node.kernel.fails = 1
+
+    virtual_loop.run(
+        clear_strays(node.sandboxes, node.kernel, (), structlog.stdlib.get_logger())  # type: ignore[arg-type]
+    )
+    assert node.kernel.fails == 0
