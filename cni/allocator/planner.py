@@ -376,6 +376,9 @@ class Planner:
             self._go_elsewhere(now, eni.eni_id)
         if outcome.reason is FailureReason.ENI_FULL:
             self._learn_capacity(eni)
+        if outcome.reason is FailureReason.ENI_GONE and not eni.is_primary:
+            # Its free addresses lead nowhere. A description brings it back if it is there.
+            self._forget(eni)
 
     def _growth_failed(self, reason: FailureReason) -> None:
         self.growth_failure = reason

@@ -297,6 +297,27 @@ def test_a_full_eni_is_read_again_and_left_alone() -> None:
     assert len(node.served) == 12
 
 
+def test_an_eni_that_is_gone_serves_nobody_from_then_on() -> None:
+    """EC2 is asked what there is, but no pod gets an address of the ENI meanwhile."""
+    node = Driver(WarmIp(3), enis=3, per_eni=9, latency_s=1.0)
+    node.add_many(*range(9))
+    node.run(100)
+    gone = node.allocator.enis()[1].eni_id
+    node.ec2.delete(gone)
+    node.ec2.faults.extend(
+        Fault("DescribeNetworkInterfaces", FailureReason.THROTTLED) for _ in range(5)
+    )
+    node.add_many(9)
+    node.run(106.5)
+    assert isinstance(node.outcomes[-1][1], ActionFailed)
+    assert node.allocator.counts(Instant(node.now)).available == 0
+    node.add_many(10, 11, 12)
+    node.run(300)
+    later = [one for one in node.allocator.assignments() if one.since > 106]
+    assert len(later) == 3
+    assert gone not in {one.eni_id for one in later}
+
+
 def test_waiting_adds_are_served_in_order_of_arrival() -> None:
     """Nobody overtakes: not a later ADD, even where an address is free again."""
     node = Driver(WarmIp(1), enis=1, per_eni=2, cooldown_s=5.0)
