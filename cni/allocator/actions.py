@@ -66,35 +66,37 @@ class DescribeEnis:
     why: str = field(compare=False)
 
 
-CloudAction = AttachEni | AddBlocks | RemoveBlocks | DetachEni | DescribeEnis
+@dataclass(frozen=True, slots=True)
+class LookElsewhere:
+    """Tell whether another subnet of the zone can take an ENI: a subnet of ours is dry."""
+
+    id: int
+    why: str = field(compare=False)
+
+
+CloudAction = AttachEni | AddBlocks | RemoveBlocks | DetachEni | DescribeEnis | LookElsewhere
 
 
 @dataclass(frozen=True, slots=True)
 class EniAttached:
     """The ENI is attached, visible on the node and set up; sandboxes may use it.
 
-    `short` tells why it has fewer blocks than were asked for, where it has; `elsewhere`, that
-    it is in another subnet, because the primary ENI's is dry.
+    `short` tells why it has fewer blocks than were asked for, where it has.
     """
 
     id: int
     eni: AttachedEni
     short: "FailureReason | None" = None
-    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BlocksAdded:
-    """EC2 added these blocks; `short` tells why there are fewer than asked for, where there are.
-
-    `elsewhere`: where the ENI's subnet is dry, another one can take an ENI.
-    """
+    """EC2 added these blocks; `short` tells why there are fewer than asked for, where there are."""
 
     id: int
     eni_id: EniId
     blocks: tuple[Block, ...]
     short: "FailureReason | None" = None
-    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,14 @@ class EnisDescribed:
     enis: tuple[AttachedEni, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class LookedElsewhere:
+    """Whether another subnet has room for an ENI; no, too, where EC2 does not say."""
+
+    id: int
+    found: bool
+
+
 class FailureReason(Enum):
     """Why a call failed, as far as the allocator acts on it; codes stay in `cni/cloud`."""
 
@@ -140,15 +150,11 @@ class FailureReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ActionFailed:
-    """The action did not succeed, and its recipe has cleaned up what it could.
-
-    `elsewhere`: where the ENI's subnet is dry, another one can take an ENI.
-    """
+    """The action did not succeed, and its recipe has cleaned up what it could."""
 
     action: CloudAction
     reason: FailureReason
     detail: str = field(default="", compare=False)
-    elsewhere: bool = False
 
     @property
     def id(self) -> int:
@@ -157,5 +163,11 @@ class ActionFailed:
 
 
 CloudOutcome = (
-    EniAttached | BlocksAdded | BlocksRemoved | EniDetached | EnisDescribed | ActionFailed
+    EniAttached
+    | BlocksAdded
+    | BlocksRemoved
+    | EniDetached
+    | EnisDescribed
+    | LookedElsewhere
+    | ActionFailed
 )

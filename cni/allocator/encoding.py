@@ -25,6 +25,8 @@ from cni.allocator.actions import (
     EniDetached,
     EnisDescribed,
     FailureReason,
+    LookedElsewhere,
+    LookElsewhere,
     RemoveBlocks,
 )
 from cni.allocator.behaviour import Behaviour, Order, RecipeChoices
@@ -269,7 +271,8 @@ def from_action(action: CloudAction) -> Json:
     match action:
         case AttachEni():
             one |= {"device_index": action.device_index, "blocks": action.blocks}
-            return one | _marked(elsewhere=action.elsewhere)
+            # What is rarely true is absent, as it is in older journals.
+            return one | ({"elsewhere": True} if action.elsewhere else {})
         case AddBlocks():
             return {**one, "eni": action.eni_id, "count": action.count}
         case RemoveBlocks():
@@ -277,7 +280,7 @@ def from_action(action: CloudAction) -> Json:
             return {**one, "eni": action.eni_id, "blocks": blocks, "cut": list(action.cut)}
         case DetachEni():
             return {**one, "eni": action.eni_id}
-        case DescribeEnis():
+        case DescribeEnis() | LookElsewhere():
             return one
 
 
@@ -287,9 +290,11 @@ def to_action(raw: Json) -> CloudAction:
     name, number, why = one["action"], to_int(one["id"]), to_text(one["why"])
     if name == "AttachEni":
         index, blocks_wanted = to_int(one["device_index"]), to_int(one["blocks"])
-        return AttachEni(number, index, blocks_wanted, why, _is_marked(one, "elsewhere"))
+        return AttachEni(number, index, blocks_wanted, why, to_bool(one.get("elsewhere", False)))
     if name == "DescribeEnis":
         return DescribeEnis(number, why)
+    if name == "LookElsewhere":
+        return LookElsewhere(number, why)
     if name not in ("AddBlocks", "RemoveBlocks", "DetachEni"):
         raise ValueError(f"{name!r} is no action")
     eni_id = EniId(to_text(one["eni"]))
@@ -301,41 +306,41 @@ def to_action(raw: Json) -> CloudAction:
     return RemoveBlocks(number, eni_id, blocks, why, to_items(one["cut"], to_number))
 
 
-def from_outcome(outcome: CloudOutcome) -> Json:
+def from_outcome(outcome: CloudOutcome) -> Json:  # noqa: PLR0911 - one for each outcome
     """Encode an outcome."""
     one: dict[str, Json] = {"outcome": type(outcome).__name__, "id": outcome.id}
     match outcome:
         case EniAttached():
-            one |= {"eni": from_eni(outcome.eni), "short": _reason_name(outcome.short)}
-            return one | _marked(elsewhere=outcome.elsewhere)
+            return {**one, "eni": from_eni(outcome.eni), "short": _reason_name(outcome.short)}
         case BlocksAdded():
             one |= {"eni": outcome.eni_id, "blocks": _names(outcome.blocks)}
-            one |= {"short": _reason_name(outcome.short)}
-            return one | _marked(elsewhere=outcome.elsewhere)
+            return {**one, "short": _reason_name(outcome.short)}
         case BlocksRemoved():
             return {**one, "eni": outcome.eni_id, "blocks": _names(outcome.blocks)}
         case EniDetached():
             return {**one, "eni": outcome.eni_id}
+        case LookedElsewhere():
+            return {**one, "found": outcome.found}
         case EnisDescribed():
             return {**one, "enis": [from_eni(eni) for eni in outcome.enis]}
         case ActionFailed():
             one |= {"reason": outcome.reason.name, "detail": outcome.detail}
-            one |= {"of": from_action(outcome.action)}
-            return one | _marked(elsewhere=outcome.elsewhere)
+            return {**one, "of": from_action(outcome.action)}
 
 
-def to_outcome(raw: Json) -> CloudOutcome:
+def to_outcome(raw: Json) -> CloudOutcome:  # noqa: PLR0911 - one for each outcome
     """Decode an outcome."""
     one = to_object(raw)
     name, number = one["outcome"], to_int(one["id"])
-    elsewhere = _is_marked(one, "elsewhere")
     if name == "EniAttached":
-        return EniAttached(number, to_eni(one["eni"]), _to_reason(one["short"]), elsewhere)
+        return EniAttached(number, to_eni(one["eni"]), _to_reason(one["short"]))
+    if name == "LookedElsewhere":
+        return LookedElsewhere(number, to_bool(one["found"]))
     if name == "EnisDescribed":
         return EnisDescribed(number, to_items(one["enis"], to_eni))
     if name == "ActionFailed":
         reason = to_member(one["reason"], FailureReason)
-        return ActionFailed(to_action(one["of"]), reason, to_text(one["detail"]), elsewhere)
+        return ActionFailed(to_action(one["of"]), reason, to_text(one["detail"]))
     if name not in ("BlocksAdded", "BlocksRemoved", "EniDetached"):
         raise ValueError(f"{name!r} is no outcome")
     eni_id = EniId(to_text(one["eni"]))
@@ -344,16 +349,7 @@ def to_outcome(raw: Json) -> CloudOutcome:
     blocks = to_items(one["blocks"], to_block)
     if name == "BlocksRemoved":
         return BlocksRemoved(number, eni_id, blocks)
-    return BlocksAdded(number, eni_id, blocks, _to_reason(one["short"]), elsewhere)
-
-
-def _marked(**flags: bool) -> dict[str, Json]:
-    """Write the flags that are set: what is rarely true is absent, as in older journals."""
-    return {name: True for name, is_set in flags.items() if is_set}
-
-
-def _is_marked(one: Mapping[str, Json], name: str) -> bool:
-    return to_bool(one.get(name, False))
+    return BlocksAdded(number, eni_id, blocks, _to_reason(one["short"]))
 
 
 def _reason_name(reason: FailureReason | None) -> str | None:

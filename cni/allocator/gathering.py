@@ -16,16 +16,19 @@ from cni.allocator.actions import (
     ActionFailed,
     AddBlocks,
     AttachEni,
+    BlocksAdded,
     CloudAction,
     CloudOutcome,
     DescribeEnis,
     DetachEni,
+    EniAttached,
     FailureReason,
+    LookElsewhere,
     RemoveBlocks,
 )
 from cni.allocator.behaviour import Behaviour
 from cni.allocator.extremes import Extremes
-from cni.allocator.model import Instant, NodeLimits, PoolCounts, SandboxKey
+from cni.allocator.model import EniId, Instant, NodeLimits, PoolCounts, SandboxKey
 from cni.allocator.planner import DRY, Planner, after
 from cni.allocator.pool import Pool, free_blocks
 from cni.allocator.shelves import PooledEni
@@ -95,6 +98,8 @@ class Gathering(Planner):
             self.pool.thaw(now)
         if self.describe_why and now >= self.describe_after and not self._describing():
             return self._describe(self.describe_why)
+        if self.look_why and self._may_look(now):
+            return self._look_elsewhere()
         missing = self._missing(now)
         if missing and now > self.backoff_until:
             action = self._grow(missing, now)
@@ -105,11 +110,25 @@ class Gathering(Planner):
             action = self._shrink(now)
             if action is not None:
                 return action
-        if not self.in_flight:
+        if self._is_quiet():
             self.sweep()
             self.started = True
         self._rest(missing, now)
         return None
+
+    def _may_look(self, now: Instant) -> bool:
+        """Whether another subnet would help: not where the instance can take no further ENI."""
+        if not self.room_for_eni(now):
+            self.look_why = ""
+        return bool(self.look_why)
+
+    def _look_elsewhere(self) -> CloudAction:
+        why, self.look_why = self.look_why, ""
+        return self._hand_out(LookElsewhere(self._id(), why))
+
+    def _is_quiet(self) -> bool:
+        """Whether nothing is in flight that can change the pool."""
+        return all(isinstance(action, LookElsewhere) for action in self.in_flight.values())
 
     def _describing(self) -> bool:
         return any(isinstance(action, DescribeEnis) for action in self.in_flight.values())
@@ -300,7 +319,7 @@ class Gathering(Planner):
         idle = self.pool.total - self.pool.assigned
         self.pool.packed = idle > self.target.high_water(counts)
         mark = self.mark_for_releases(counts)
-        if idle >= mark and not self.in_flight:
+        if idle >= mark and self._is_quiet():
             # There is surplus, held for now: look again when something can have changed, and
             # until then hear of no DEL that does not make more of it.
             look_at = self._look_again_at(now)
@@ -336,6 +355,7 @@ class Gathering(Planner):
     def settled(self, outcome: CloudOutcome, now: Instant) -> None:
         """Go on at once; after a failure, after a pause."""
         self.due = now
+        self._note_dryness(outcome, now)
         if not isinstance(outcome, ActionFailed):
             if self.growth_failure is None:
                 self._failure_pause_s = 0.0
@@ -348,8 +368,7 @@ class Gathering(Planner):
         reason = outcome.reason
         behaviour = self.behaviour
         if reason in DRY:
-            if not outcome.elsewhere:
-                self.backoff_until = now + behaviour.backoff_s
+            self.backoff_until = now + behaviour.backoff_s
             return
         if reason in (FailureReason.ENI_FULL, FailureReason.ENI_LIMIT):
             return
@@ -363,3 +382,24 @@ class Gathering(Planner):
             # tokens for the first of them, and leave it idle in between.
             pause *= 0.5 + self.pool.dice.roll() / 2.0**32
         self.backoff_until = now + pause
+
+    def _note_dryness(self, outcome: CloudOutcome, now: Instant) -> None:
+        """Look for another subnet where one had too little; ENIs of that one are left alone."""
+        failed = outcome.action if isinstance(outcome, ActionFailed) else None
+        short = outcome.reason if isinstance(outcome, ActionFailed) else None
+        dry: EniId | None = None
+        if isinstance(outcome, BlocksAdded | EniAttached):
+            short = outcome.short
+        if isinstance(outcome, BlocksAdded):
+            dry = outcome.eni_id
+        elif isinstance(failed, AddBlocks):
+            dry = failed.eni_id
+        if isinstance(outcome, EniAttached) and now <= self.elsewhere_until:
+            # The dry subnet is left alone for as long as the other one serves.
+            self.elsewhere_until = now + self.behaviour.backoff_s
+        if short not in DRY:
+            return
+        if dry is not None:
+            self.dry_enis = {dry} | (self.dry_enis if now <= self.elsewhere_until else set())
+        if not (isinstance(failed, AttachEni) and failed.elsewhere):
+            self.look_why = "a subnet is dry"

@@ -24,6 +24,8 @@ from cni.allocator.actions import (
     EniDetached,
     EnisDescribed,
     FailureReason,
+    LookedElsewhere,
+    LookElsewhere,
     RemoveBlocks,
 )
 from cni.allocator.behaviour import Behaviour
@@ -120,6 +122,8 @@ class Planner:
         """Until when new ENIs go to another subnet: the primary ENI's is dry."""
         self.dry_enis: set[EniId] = set()
         """ENIs whose subnet is dry until then."""
+        self.look_why = ""
+        """Why another subnet is to be looked for; empty where it is not."""
 
     # What subclasses answer.
 
@@ -144,7 +148,7 @@ class Planner:
         self.in_flight[action.id] = action
         if isinstance(action, AttachEni):
             self._attaching = True
-        elif not isinstance(action, DescribeEnis):
+        elif not isinstance(action, DescribeEnis | LookElsewhere):
             self._touched.add(action.eni_id)
         return action
 
@@ -278,45 +282,41 @@ class Planner:
             case EniAttached():
                 self._touched.add(outcome.eni.eni_id)
                 self.pool.add_eni(outcome.eni, now)
-                self._grew(outcome, now)
-                if outcome.elsewhere:
-                    self._go_elsewhere(now)
+                self._grew(outcome.short, now)
             case BlocksAdded():
                 eni = self.pool.enis[outcome.eni_id]
                 eni.busy = 0
                 self.pool.add_blocks(eni, outcome.blocks)
                 if outcome.short is FailureReason.ENI_FULL:
                     self._learn_capacity(eni)
-                self._grew(outcome, now)
-                if outcome.elsewhere:
-                    self._go_elsewhere(now, eni.eni_id)
+                self._grew(outcome.short, now)
             case BlocksRemoved():
                 self._removed(self.pool.enis[outcome.eni_id], outcome.blocks, now)
             case EniDetached():
                 self._forget(self.pool.enis[outcome.eni_id])
             case EnisDescribed():
                 self._reconcile(outcome.enis, now)
+            case LookedElsewhere():
+                if outcome.found:
+                    self._go_elsewhere(now)
             case ActionFailed():
                 self._failed(outcome, now)
             case _:
                 assert_never(outcome)
         self.settled(outcome, now)
 
-    def _grew(self, outcome: EniAttached | BlocksAdded, now: Instant) -> None:
+    def _grew(self, short: FailureReason | None, now: Instant) -> None:
         self.growth_failure = None
-        if outcome.short in DRY:
+        if short in DRY:
             # Part of what was asked for: the subnet cannot have more right now.
-            self.growth_failure = outcome.short
-            if not outcome.elsewhere:
-                self.backoff_until = now + self.behaviour.backoff_s
+            self.growth_failure = short
+            self.backoff_until = now + self.behaviour.backoff_s
 
-    def _go_elsewhere(self, now: Instant, dry: EniId | None = None) -> None:
-        """Leave a dry subnet alone for as long as a backoff, and grow in another one."""
-        if now > self.elsewhere_until:
-            self.dry_enis.clear()
+    def _go_elsewhere(self, now: Instant) -> None:
+        """Leave a dry subnet alone for as long as a backoff, and grow in another one at once."""
         self.elsewhere_until = now + self.behaviour.backoff_s
-        if dry is not None:
-            self.dry_enis.add(dry)
+        if self.growth_failure in DRY:
+            self.backoff_until = -inf
 
     def _removed(self, eni: PooledEni, blocks: tuple[Block, ...], now: Instant) -> None:
         eni.busy = 0
@@ -351,7 +351,7 @@ class Planner:
                     self._learnt_enis = len(self.pool.enis)
                     self._learnt_until = now + self.behaviour.learnt_limit_s
             case AddBlocks():
-                self._add_failed(self.pool.enis[action.eni_id], outcome, now)
+                self._add_failed(self.pool.enis[action.eni_id], outcome)
             case RemoveBlocks():
                 self._undo(self.pool.enis[action.eni_id], action.blocks, unknown=doubtful)
             case DetachEni():
@@ -365,15 +365,15 @@ class Planner:
                 # Nothing was learnt: ask again, after a pause.
                 self.describe_why = self.describe_why or action.why
                 self.describe_after = now + DESCRIBE_PAUSE_S
+            case LookElsewhere():
+                pass
             case _:
                 assert_never(action)
 
-    def _add_failed(self, eni: PooledEni, outcome: ActionFailed, now: Instant) -> None:
+    def _add_failed(self, eni: PooledEni, outcome: ActionFailed) -> None:
         eni.busy = 0
         eni.suspect = outcome.reason is FailureReason.UNKNOWN_OUTCOME
         self._growth_failed(outcome.reason)
-        if outcome.elsewhere:
-            self._go_elsewhere(now, eni.eni_id)
         if outcome.reason is FailureReason.ENI_FULL:
             self._learn_capacity(eni)
         if outcome.reason is FailureReason.ENI_GONE and not eni.is_primary:

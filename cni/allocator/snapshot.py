@@ -147,6 +147,7 @@ PLAIN: Mapping[type, Mapping[str, Codec]] = {
         "_quarantine": QUARANTINE,
         "elsewhere_until": MARK,
         "dry_enis": NAMES,
+        "look_why": TEXT,
     },
     Gathering: {
         "_hold_s": MARK,
@@ -170,7 +171,7 @@ PLAIN: Mapping[type, Mapping[str, Codec]] = {
 }
 """Fields that link to nothing, by class: each with its way to JSON and back."""
 
-ADDED_LATER = frozenset({"elsewhere_until", "dry_enis"})
+ADDED_LATER = frozenset({"elsewhere_until", "dry_enis", "look_why"})
 """Fields that journals from before them lack; an allocator that was just made has them right."""
 
 _NO_BLOCK = IPv4Network("0.0.0.0/32")

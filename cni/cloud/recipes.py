@@ -7,7 +7,6 @@ recipes, so a simulated count of calls is the real one.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
 from cni.allocator.actions import (
@@ -24,6 +23,8 @@ from cni.allocator.actions import (
     EniDetached,
     EnisDescribed,
     FailureReason,
+    LookedElsewhere,
+    LookElsewhere,
     RemoveBlocks,
 )
 from cni.allocator.behaviour import Behaviour, RecipeChoices
@@ -85,6 +86,8 @@ def recipe_for(
             steps = _detach_eni(action, choices)
         case DescribeEnis():
             steps = _describe_enis(action)
+        case LookElsewhere():
+            steps = _look_elsewhere(action, kind)
         case _:
             assert_never(action)
     return _never_raising(action, steps)
@@ -115,10 +118,9 @@ def _attach_eni(action: AttachEni, kind: BlockKind, choices: RecipeChoices, toke
             # None of the zone's subnets is tagged for us, or all are excluded.
             raise CallError(FailureReason.OTHER, "NoSubnet", "no subnet may take an ENI")
         ask = _create_call(action, kind, token, action.blocks, subnets[0].subnet_id)
-        made = _Made(_expect(InterfaceCreated, (yield ask)))
+        created, short = _expect(InterfaceCreated, (yield ask)), None
     else:
-        made = yield from _create(action, kind, token)
-    created = made.eni
+        created, short = yield from _create(action, kind, token)
     eni_id = created.eni_id
     try:
         attached = yield from _attach(eni_id, action.device_index, choices)
@@ -140,7 +142,7 @@ def _attach_eni(action: AttachEni, kind: BlockKind, choices: RecipeChoices, toke
         yield from _detach_and_delete(eni_id, attached.attachment_id, choices)
         return ActionFailed(action, FailureReason.NOT_VISIBLE, f"{eni_id} did not appear")
     eni = AttachedEni(eni_id, shown.device_index, created.primary_ip, created.blocks)
-    return EniAttached(action.id, eni, made.short, made.elsewhere)
+    return EniAttached(action.id, eni, short)
 
 
 def _attach(
@@ -175,15 +177,6 @@ def _free_index(reply: Reply) -> int:
     return next(n for n in range(len(taken) + 1) if n not in taken)
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A new ENI, why it has fewer blocks than asked for, and whether it is in another subnet."""
-
-    eni: InterfaceCreated
-    short: FailureReason | None = None
-    elsewhere: bool = False
-
-
 def _create_call(
     action: AttachEni, kind: BlockKind, token: str, count: int, subnet_id: str | None = None
 ) -> CreateNetworkInterface:
@@ -192,64 +185,57 @@ def _create_call(
     return CreateNetworkInterface(kind, count, number, subnet_id)
 
 
-def _create(action: AttachEni, kind: BlockKind, token: str) -> Generator[Call, Reply, _Made]:
-    """Create the ENI with all its blocks in the primary ENI's subnet, or else in another one.
+Made = tuple[InterfaceCreated, FailureReason | None]
+"""A new ENI, and why it has fewer blocks than asked for, where it has."""
 
-    Which others there are is asked only when the first is dry; where they are dry too, the ENI
-    comes with as many blocks as the first can have.
-    """
-    count = action.blocks
-    dry: CallError | None = None
-    if not action.elsewhere:
-        made = yield from _unless_dry(_create_call(action, kind, token, count))
-        if isinstance(made, InterfaceCreated):
-            return _Made(made)
-        dry = made
+
+def _create(action: AttachEni, kind: BlockKind, token: str) -> Generator[Call, Reply, Made]:
+    """Create the ENI in the primary ENI's subnet, with fewer blocks where it lacks them all."""
+    if action.elsewhere:
+        made = yield from _create_elsewhere(action, kind, token)
+        if made is not None:
+            return made
+    count, short = action.blocks, None
+    while True:
+        try:
+            call = _create_call(action, kind, token, count)
+            return _expect(InterfaceCreated, (yield call)), short
+        except CallError as error:
+            if error.reason not in DRY or count <= 1:
+                raise
+            count, short = count // 2, error.reason
+
+
+def _create_elsewhere(
+    action: AttachEni, kind: BlockKind, token: str
+) -> Generator[Call, Reply, Made | None]:
+    """Create the ENI in another subnet, the roomiest that can; None where all of them are dry."""
     for subnet in (yield from _subnets_with_room(kind)):
-        if subnet.own and dry is not None:
-            continue
         # How many single addresses it has is known; the ENI itself takes one.
+        count = action.blocks
         most = count if kind is BlockKind.PREFIX else min(count, subnet.free - 1)
-        made = yield from _unless_dry(_create_call(action, kind, token, most, subnet.subnet_id))
-        if isinstance(made, InterfaceCreated):
-            few = FailureReason.SUBNET_FULL if most < count else None
-            return _Made(made, few, elsewhere=not subnet.own)
-    while dry is None or count > 1:
-        count = count if dry is None else count // 2
-        made = yield from _unless_dry(_create_call(action, kind, token, count))
-        if isinstance(made, InterfaceCreated):
-            return _Made(made, None if dry is None else dry.reason)
-        dry = made
-    raise dry
-
-
-def _unless_dry(
-    call: CreateNetworkInterface,
-) -> Generator[Call, Reply, InterfaceCreated | CallError]:
-    """Return the ENI, or the error by which EC2 says that the subnet has too little."""
-    try:
-        return _expect(InterfaceCreated, (yield call))
-    except CallError as error:
-        if error.reason not in DRY:
-            raise
-        return error
+        try:
+            call = _create_call(action, kind, token, most, subnet.subnet_id)
+            made = _expect(InterfaceCreated, (yield call))
+        except CallError as error:
+            if error.reason not in DRY:
+                raise
+        else:
+            return made, FailureReason.SUBNET_FULL if most < count else None
+    return None
 
 
 def _subnets_with_room(kind: BlockKind) -> Generator[Call, Reply, tuple[UsableSubnet, ...]]:
-    """Return the subnets that can take an ENI with one block, the primary ENI's last.
+    """Return the subnets, but the primary ENI's, that can take an ENI with one block.
 
-    Where prefixes are wanted, the primary ENI's is left out: it is asked because it has no whole
-    /28, which its free addresses do not tell. None where EC2 does not say: it is no more than
-    a way out.
+    The roomiest comes first. None where EC2 does not say: it is no more than a way out.
     """
     try:
         shown = _expect(SubnetsDescribed, (yield DescribeSubnets())).subnets
     except CallError:
         return ()
-    # The ENI itself takes an address besides.
-    roomy = [subnet for subnet in shown if subnet.free > kind.addresses]
-    own = [subnet for subnet in roomy if subnet.own and kind is BlockKind.SECONDARY_IP]
-    return (*(subnet for subnet in roomy if not subnet.own), *own)
+    # The ENI itself takes an address besides; how many whole /28s there are nobody tells.
+    return tuple(one for one in shown if not one.own and one.free > kind.addresses)
 
 
 def _until_visible(
@@ -296,22 +282,9 @@ def _add_blocks(action: AddBlocks, kind: BlockKind, choices: RecipeChoices) -> R
             elif not choices.retries_with_one and error.reason in DRY and count > 1:
                 count, short = count // 2, error.reason
             else:
-                elsewhere = yield from _is_room_elsewhere(error.reason, kind, choices)
-                return ActionFailed(action, error.reason, str(error), elsewhere)
+                raise
         else:
-            few = short if short in DRY else None
-            elsewhere = yield from _is_room_elsewhere(few, kind, choices)
-            return BlocksAdded(action.id, action.eni_id, added, few, elsewhere)
-
-
-def _is_room_elsewhere(
-    dry: FailureReason | None, kind: BlockKind, choices: RecipeChoices
-) -> Generator[Call, Reply, bool]:
-    """Tell whether another subnet can take an ENI, now that an ENI's own has nothing left."""
-    if dry not in DRY or choices.describes_first:
-        # Upstream asks before it creates an ENI, and not here.
-        return False
-    return bool((yield from _subnets_with_room(kind)))
+            return BlocksAdded(action.id, action.eni_id, added, short if short in DRY else None)
 
 
 def _blocks_of(eni_id: EniId) -> Generator[Call, Reply, tuple[Block, ...]]:
@@ -401,3 +374,8 @@ def _describe_enis(action: DescribeEnis) -> Recipe:
     """Describe every ENI of this instance, from EC2 itself and never from metadata alone."""
     shown = _expect(InterfacesDescribed, (yield DescribeNetworkInterfaces()))
     return EnisDescribed(action.id, tuple(interface.eni for interface in shown.interfaces))
+
+
+def _look_elsewhere(action: LookElsewhere, kind: BlockKind) -> Recipe:
+    """Tell whether another subnet than the primary ENI's has room; changes nothing."""
+    return LookedElsewhere(action.id, bool((yield from _subnets_with_room(kind))))

@@ -22,6 +22,7 @@ from cni.allocator.actions import (
     EniDetached,
     EnisDescribed,
     FailureReason,
+    LookedElsewhere,
     RemoveBlocks,
 )
 from cni.allocator.allocator import Allocator
@@ -306,6 +307,8 @@ def _shown(outcome: CloudOutcome) -> str:
             return f"{eni.eni_id} at {eni.device_index} with {len(eni.blocks)} blocks"
         case EnisDescribed(enis=enis):
             return f"{len(enis)} ENIs"
+        case LookedElsewhere(found=found):
+            return "another subnet has room" if found else "no other subnet has room"
         case _:
             blocks = getattr(outcome, "blocks", ())
             return f"{getattr(outcome, 'eni_id', '')} {len(blocks) or ''}".strip()

@@ -24,6 +24,8 @@ from cni.allocator.actions import (
     EniDetached,
     EnisDescribed,
     FailureReason,
+    LookedElsewhere,
+    LookElsewhere,
     RemoveBlocks,
 )
 from cni.allocator.behaviour import NATIVE, UPSTREAM, Behaviour
@@ -62,14 +64,16 @@ actions = st.one_of(
     st.builds(RemoveBlocks, numbers, eni_ids, block_tuples, texts, cuts),
     st.builds(DetachEni, numbers, eni_ids, texts),
     st.builds(DescribeEnis, numbers, texts),
+    st.builds(LookElsewhere, numbers, texts),
 )
 outcomes = st.one_of(
-    st.builds(EniAttached, numbers, enis, shorts, st.booleans()),
-    st.builds(BlocksAdded, numbers, eni_ids, block_tuples, shorts, st.booleans()),
+    st.builds(EniAttached, numbers, enis, shorts),
+    st.builds(BlocksAdded, numbers, eni_ids, block_tuples, shorts),
     st.builds(BlocksRemoved, numbers, eni_ids, block_tuples),
     st.builds(EniDetached, numbers, eni_ids),
     st.builds(EnisDescribed, numbers, eni_tuples),
-    st.builds(ActionFailed, actions, reasons, texts, st.booleans()),
+    st.builds(LookedElsewhere, numbers, st.booleans()),
+    st.builds(ActionFailed, actions, reasons, texts),
 )
 starts = st.builds(
     Start,

@@ -12,6 +12,7 @@ from cni.allocator.actions import (
     DescribeEnis,
     DetachEni,
     FailureReason,
+    LookElsewhere,
     RemoveBlocks,
 )
 from cni.allocator.behaviour import NATIVE
@@ -191,8 +192,12 @@ def test_a_dry_subnet_is_left_for_another_one() -> None:
     ec2 = FakeEc2(enis_max=4, blocks_per_eni=9, subnet_free=2, elsewhere={"roomy": 1000})
     node = Driver(WarmIp(8), enis=4, ec2=ec2)
     node.run(100)
-    assert node.log() == [(0.0, "AddBlocks", 8), (0.0, "AttachEni", 6)]
-    assert node.actions[1][1] == AttachEni(2, 1, 6, "", elsewhere=True)
+    assert [action for _, action in node.actions] == [
+        AddBlocks(1, node.allocator.enis()[0].eni_id, 8, ""),
+        LookElsewhere(2, ""),
+        AttachEni(3, 1, 6, "", elsewhere=True),
+    ]
+    assert {at for at, _ in node.actions} == {0.0}
     node.add_many(*range(5))
     node.run(119)
     assert [(name, size) for _, name, size in node.log(100)] == [("AddBlocks", 3), ("AttachEni", 2)]
@@ -202,6 +207,19 @@ def test_a_dry_subnet_is_left_for_another_one() -> None:
     node.run(600)
     assert isinstance(node.actions[-1][1], AddBlocks)
     assert len(node.served) == 12
+
+
+def test_a_zone_that_is_dry_is_looked_at_once_a_backoff() -> None:
+    """Looking delays nothing and changes nothing: growth is tried as if nobody looked."""
+    ec2 = FakeEc2(enis_max=4, blocks_per_eni=9, subnet_free=2, elsewhere={"dry": 1})
+    node = Driver(WarmIp(8), enis=4, ec2=ec2, latency_s=0.5)
+    node.run(350)
+    names = [(t, name) for t, name, _ in node.log()]
+    adds = [t for t, name in names if name == "AddBlocks"]
+    looks = [t for t, name in names if name == "LookElsewhere"]
+    assert adds == [0.0, pytest.approx(120.5), pytest.approx(241.0)]
+    assert looks == [pytest.approx(at + 0.5) for at in adds]
+    assert len(names) == 6
 
 
 def test_a_dry_subnet_with_no_room_for_an_eni_is_asked_again_after_two_minutes() -> None:

@@ -19,6 +19,8 @@ from cni.allocator.actions import (
     EniDetached,
     EnisDescribed,
     FailureReason,
+    LookedElsewhere,
+    LookElsewhere,
     RemoveBlocks,
 )
 from cni.allocator.behaviour import NATIVE, UPSTREAM, Behaviour
@@ -287,7 +289,7 @@ def test_describe() -> None:
 @pytest.mark.parametrize("nth", range(6))
 def test_no_error_gets_out(behaviour: Behaviour, reason: FailureReason, nth: int) -> None:
     """Whichever call fails, and from there on every other: the recipe ends in an outcome."""
-    for kind in ("attach", "add", "remove", "detach", "describe"):
+    for kind in ("attach", "elsewhere", "add", "remove", "detach", "describe", "look"):
         ec2, eni_id = with_two_enis()
         (block, *_) = ec2.interfaces[eni_id].blocks
         action: CloudAction = {
@@ -296,6 +298,8 @@ def test_no_error_gets_out(behaviour: Behaviour, reason: FailureReason, nth: int
             "remove": RemoveBlocks(1, eni_id, (block,), ""),
             "detach": DetachEni(1, eni_id, ""),
             "describe": DescribeEnis(1, ""),
+            "elsewhere": AttachEni(1, 2, 2, "", elsewhere=True),
+            "look": LookElsewhere(1, ""),
         }[kind]  # type: ignore[assignment]
         recipe = recipe_for(action, IPS, behaviour, "token")
         outcome = _failing_from(recipe, ec2, nth, reason)
@@ -335,73 +339,76 @@ def created_in(ec2: FakeEc2) -> list[tuple[str | None, int]]:
     return [(call.subnet_id, call.blocks) for call in calls]
 
 
-def test_a_dry_subnet_sends_the_next_eni_to_another_one() -> None:
-    """Other subnets are looked up only after the first one refused; the roomiest comes first."""
+ELSEWHERE = replace(ATTACH, elsewhere=True)
+
+
+@pytest.mark.parametrize(
+    ("free", "kind", "found"),
+    [
+        ({"roomy": 100}, IPS, True),
+        ({"dry": 1}, IPS, False),
+        ({"roomy": 17}, BlockKind.PREFIX, True),
+        ({"small": 16}, BlockKind.PREFIX, False),
+        ({}, IPS, False),
+    ],
+)
+def test_another_subnet_is_looked_for(free: dict[str, int], kind: BlockKind, found: bool) -> None:  # noqa: FBT001 - a column
+    """It must have room for an ENI's own address and one block; the primary ENI's is none."""
+    ec2 = FakeEc2(subnet_free=50, elsewhere=free)
+    assert perform(LookElsewhere(3, ""), ec2, kind=kind) == LookedElsewhere(3, found)
+    assert apis(ec2) == ["DescribeSubnets"]
+
+
+def test_a_look_that_fails_finds_nothing() -> None:
+    """It is a way out, and no reason to describe ENIs or to pause."""
+    ec2 = FakeEc2(elsewhere={"roomy": 100})
+    ec2.faults.append(Fault("DescribeSubnets", FailureReason.DENIED))
+    assert perform(LookElsewhere(3, ""), ec2) == LookedElsewhere(3, False)
+
+
+def test_an_eni_elsewhere_is_made_in_the_roomiest_subnet() -> None:
+    """The dry one is not asked first, which spares the call that would fail."""
     ec2 = FakeEc2(subnet_free=0, elsewhere={"roomy": 100, "small": 9})
-    outcome = perform(ATTACH, ec2)
+    outcome = perform(ELSEWHERE, ec2)
     assert isinstance(outcome, EniAttached)
-    assert (len(outcome.eni.blocks), outcome.short, outcome.elsewhere) == (4, None, True)
-    assert apis(ec2)[:3] == ["CreateNetworkInterface", "DescribeSubnets", "CreateNetworkInterface"]
-    assert created_in(ec2) == [(None, 4), ("roomy", 4)]
-    tokens = {c.client_token for c in ec2.calls if isinstance(c, CreateNetworkInterface)}
-    assert len(tokens) == 2
-
-
-def test_a_subnet_known_to_be_dry_is_not_asked_first() -> None:
-    """An attach that is told so spares the call that would fail."""
-    ec2 = FakeEc2(subnet_free=0, elsewhere={"roomy": 100})
-    outcome = perform(replace(ATTACH, elsewhere=True), ec2)
-    assert isinstance(outcome, EniAttached)
+    assert (len(outcome.eni.blocks), outcome.short) == (4, None)
     assert created_in(ec2) == [("roomy", 4)]
-    ec2 = FakeEc2(subnet_free=50)
-    outcome = perform(replace(ATTACH, elsewhere=True), ec2)
-    assert isinstance(outcome, EniAttached)
-    assert (created_in(ec2), outcome.elsewhere) == ([("subnet-1", 4)], False)
 
 
 def test_another_subnet_gives_what_it_has() -> None:
     """Its free addresses are known, so the count is right at once; one is the ENI's own."""
     ec2 = FakeEc2(subnet_free=0, elsewhere={"small": 3})
-    outcome = perform(ATTACH, ec2)
+    outcome = perform(ELSEWHERE, ec2)
     assert isinstance(outcome, EniAttached)
-    assert created_in(ec2) == [(None, 4), ("small", 2)]
-    assert (outcome.short, outcome.elsewhere) == (FailureReason.SUBNET_FULL, True)
+    assert created_in(ec2) == [("small", 2)]
+    assert outcome.short is FailureReason.SUBNET_FULL
 
 
 def test_prefixes_are_looked_for_in_every_other_subnet() -> None:
     """Free addresses do not tell whole /28s: the next roomiest is tried where one has none."""
     ec2 = FakeEc2(subnet_free=0, elsewhere={"broken": 500, "whole": 300, "tiny": 16})
-    ec2.faults.append(Fault("CreateNetworkInterface", FailureReason.NO_FREE_PREFIX))
     ec2.faults.append(Fault("CreateNetworkInterface", FailureReason.NO_FREE_PREFIX_UNNAMED))
-    outcome = perform(ATTACH, ec2, kind=BlockKind.PREFIX)
+    outcome = perform(ELSEWHERE, ec2, kind=BlockKind.PREFIX)
     assert isinstance(outcome, EniAttached)
-    assert created_in(ec2) == [(None, 4), ("broken", 4), ("whole", 4)]
+    assert created_in(ec2) == [("broken", 4), ("whole", 4)]
+    tokens = {c.client_token for c in ec2.calls if isinstance(c, CreateNetworkInterface)}
+    assert len(tokens) == 2
 
 
-def test_a_zone_that_is_dry_costs_no_further_create() -> None:
-    """Without room elsewhere the recipe changes nothing that it did not change before."""
-    ec2 = FakeEc2(subnet_free=0, elsewhere={"dry": 1})
-    assert perform(ATTACH, ec2) == ActionFailed(ATTACH, FailureReason.SUBNET_FULL)
-    assert created_in(ec2) == [(None, 4), (None, 2), (None, 1)]
-    ec2 = FakeEc2(subnet_free=0, elsewhere={"roomy": 100})
-    ec2.faults.append(Fault("DescribeSubnets", FailureReason.DENIED))
-    assert perform(ATTACH, ec2) == ActionFailed(ATTACH, FailureReason.SUBNET_FULL)
+def test_where_others_ran_dry_meanwhile_the_first_subnet_is_asked() -> None:
+    """With as many blocks as it has, as if nobody had looked elsewhere."""
+    ec2 = FakeEc2(subnet_free=3, elsewhere={"dry": 1})
+    outcome = perform(ELSEWHERE, ec2)
+    assert isinstance(outcome, EniAttached)
+    assert created_in(ec2) == [(None, 4), (None, 2)]
 
 
-def test_a_dry_eni_tells_whether_another_subnet_has_room() -> None:
-    """So the pool can attach an ENI there instead of waiting for this subnet."""
-    action = AddBlocks(3, PRIMARY, 10, "")
-    for elsewhere, free in ((True, {"roomy": 100}), (False, {"dry": 1}), (False, {})):
-        ec2 = FakeEc2(subnet_free=2, elsewhere=free)
-        outcome = perform(action, ec2)
-        assert isinstance(outcome, BlocksAdded)
-        assert (len(outcome.blocks), outcome.elsewhere) == (2, elsewhere)
-        ec2 = FakeEc2(subnet_free=0, elsewhere=free)
-        failed = ActionFailed(action, FailureReason.SUBNET_FULL, elsewhere=elsewhere)
-        assert perform(action, ec2) == failed
-    ec2 = FakeEc2(subnet_free=0, elsewhere={"roomy": 100})
-    perform(action, ec2, UPSTREAM)
-    assert "DescribeSubnets" not in apis(ec2)
+def test_an_error_that_is_not_dryness_ends_the_attach() -> None:
+    """What is denied in one subnet is denied in the others."""
+    ec2 = FakeEc2(subnet_free=0, elsewhere={"roomy": 100, "other": 90})
+    ec2.faults.append(Fault("CreateNetworkInterface", FailureReason.DENIED))
+    assert perform(ELSEWHERE, ec2) == ActionFailed(ELSEWHERE, FailureReason.DENIED)
+    assert created_in(ec2) == [("roomy", 4)]
 
 
 def test_a_zone_without_a_usable_subnet_fails_the_attach() -> None:
