@@ -82,6 +82,9 @@ FELT = tuple(
 BOUND = "bound"
 """The one figure of a bound: addresses, ENI primaries included."""
 
+_NEVER_S = 1e12
+_LARGEST_MASK = 12
+
 _CODE = ("cni", "cni/allocator", "cni/cloud", "instance_limits", "sim", "sim/data", "sim/sources")
 _NO_RUN = ("cli", "lab", "page", "report")
 
@@ -217,10 +220,9 @@ def bound_task(scenario: Scenario) -> Task:
     answers at once, one ENI has room for all pods of its node, and the subnet has no end.
     """
     wanted = sum(_most_nodes(pool) * (pool.limits.pods + 2) * 2 for pool in scenario.pools)
-    mask = max(12, min(24, 31 - wanted.bit_length()))
     ideal = replace(
         scenario,
-        subnets=(SubnetPlan(f"10.0.0.0/{mask}"),),
+        subnets=_subnets_of(wanted),
         pools=tuple(map(_ideal, scenario.pools)),
         numbers=CloudNumbers.instant(),
         faults=(),
@@ -229,6 +231,14 @@ def bound_task(scenario: Scenario) -> Task:
         command=(),
     )
     return Task("bound", ideal)
+
+
+def _subnets_of(addresses: int) -> tuple[SubnetPlan, ...]:
+    """Return one subnet with so many addresses, or as many of the largest as it takes."""
+    mask = max(_LARGEST_MASK, min(24, 31 - addresses.bit_length()))
+    most = 1 << (_LARGEST_MASK - 8)
+    many = min(-(-addresses // (1 << (32 - mask))) or 1, most)
+    return tuple(SubnetPlan(f"10.{256 // most * at}.0.0/{mask}") for at in range(many))
 
 
 def _most_nodes(pool: NodePool) -> int:
@@ -246,7 +256,9 @@ def _ideal(pool: NodePool) -> NodePool:
         pool,
         limits=NodeLimits(2, pods + 1, pods),
         shape=InstanceShape(2, pods + 2, prefixes_allowed=True),
-        behaviour=NATIVE,
+        # Where calls take no time, the last free address could be given back and asked for again
+        # for ever without the clock moving on: nothing is given back here.
+        behaviour=replace(NATIVE, surplus_hold_s=_NEVER_S),
         target=WarmIp(1),
         kind=BlockKind.SECONDARY_IP,
         zones=(),

@@ -7,12 +7,13 @@ Results depend on the task alone, so that whoever performs them gets the same fi
 import os
 import signal
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -178,7 +179,16 @@ class _Worker:
 def _begin(lent: LentTrace) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _Worker.trace = borrow(lent)
+
+
+def _end_with_parent() -> None:
+    """End in the midst of a task where nobody is left who wants it: the parent was killed."""
+    parent = parent_process()
+    assert parent is not None, "workers are started by a process"
+    parent.join()
+    os._exit(1)
 
 
 def _perform(task: Task) -> Result:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from sim.cell import BOUND, FIGURES, CellCache, bound_task, key_of, perform, run_task, trace_digest
+from sim.simulation import run
 from sim.sources.shapes import generate
 from tests.sim.worlds import pods, scenario
 
@@ -47,6 +48,24 @@ def test_names_tell_apart_what_differs_and_only_that() -> None:
         key_of(bound_task(base), digest, "code"),
     ]
     assert len({name, *others}) == 6
+
+
+def test_the_ideal_world_never_gives_an_address_back() -> None:
+    """Else one could go and come back for ever in an instant, since EC2 takes no time there."""
+    ideal = bound_task(scenario("WARM_IP_TARGET=1", nodes=4)).scenario
+    assert ideal.pool.behaviour.surplus_hold_s > 1e9
+    assert "UnassignPrivateIpAddresses" not in run(ideal, STEADY).apis
+
+
+@pytest.mark.parametrize(("nodes", "subnets"), [(10, 1), (5_000, 1), (60_000, 4)])
+def test_the_ideal_world_has_room_for_every_node(nodes: int, subnets: int) -> None:
+    """Subnets hold all addresses of all nodes, in several where one cannot."""
+    made = scenario(nodes=nodes)
+    plans = bound_task(made).scenario.subnets
+    sizes = [2 ** (32 - int(plan.cidr.rpartition("/")[2])) for plan in plans]
+    assert len(plans) == subnets
+    assert sum(sizes) >= nodes * (made.pool.limits.pods + 2) * 2
+    assert len({plan.cidr for plan in plans}) == len(plans)
 
 
 def test_what_breaks_is_a_result_in_one_line() -> None:

@@ -1,5 +1,9 @@
 import os
+import select
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -96,6 +100,40 @@ def test_a_process_that_dies_fails_its_own_task(monkeypatch: pytest.MonkeyPatch)
         found = dict(pool.results(tasks))
     assert found[1] == Result({}, DIED)
     assert [found[seed].figures for seed in (0, 2, 3)] == [{"seed": s} for s in (0.0, 2.0, 3.0)]
+
+
+def block(_task: Task) -> Result:
+    """Take for ever."""
+    threading.Event().wait()
+    raise AssertionError
+
+
+KILLED = """
+import os, threading
+from sim import executor
+from tests.sim.test_executor import TRACE, block
+from tests.sim.worlds import scenario
+
+executor._perform = block
+with executor.Processes(TRACE, 1) as pool:
+    thread = threading.Thread(target=lambda: list(pool.results([executor.Task("run", scenario())])))
+    thread.start()
+    while not pool._pool or not pool._pool._processes:
+        pass
+    print(*pool._pool._processes, flush=True)
+    thread.join()
+"""
+
+
+def test_workers_end_with_a_parent_that_was_killed() -> None:
+    """Nobody is left to take what they are at, and they would be at it for minutes."""
+    command = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:  # noqa: S603, ours
+        assert parent.stdout is not None
+        worker = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    ended, _, _ = select.select([worker], [], [], 60)
+    assert ended
 
 
 def test_an_interrupted_and_a_widened_sweep_go_on(tmp_path: Path) -> None:
