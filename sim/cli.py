@@ -20,6 +20,7 @@ from sim import (
     cli_data,
     cli_fleet,
     cli_lab,
+    cli_notebook,
     cli_plan,
     cli_regress,
     cli_replay,
@@ -50,6 +51,7 @@ app.command("regress")(cli_regress.regress)
 app.command("behaviours")(cli_behaviours.behaviours)
 app.command("replay-journal")(cli_replay.replay_journal)
 app.command("limits")(cli_data.limits)
+app.command("notebook")(cli_notebook.notebook)
 app.add_typer(cli_data.trace_app, name="trace")
 app.add_typer(cli_fleet.fleet_app, name="fleet")
 app.add_typer(cli_lab.lab_app, name="lab")

@@ -48,12 +48,14 @@ __all__ = [
     "load",
     "merge",
     "replicate",
+    "sample",
     "save",
     "shift",
     "size_of",
     "thin",
     "trace_of",
     "validate",
+    "window",
 ]
 
 FORMATS = ("csv", "parquet", "openb")
@@ -140,6 +142,17 @@ def example() -> Trace:
     """Return the trace that ships: four hours of a web shop, cron jobs and two bursts."""
     with as_file(files("sim") / "examples" / "web-and-jobs.csv") as path:
         return load(path)
+
+
+def sample(name: str = "") -> Path:
+    """Return where a file or folder lies that ships: what the importers read, journals of nodes.
+
+    Without a name, the folder that holds all of them. Raises FileNotFoundError.
+    """
+    path = Path(str(files("sim"))) / "examples" / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: nothing of that name ships")
+    return path
 
 
 def save(trace: Trace, path: str | os.PathLike[str]) -> None:
@@ -362,6 +375,35 @@ def thin(trace: Trace, keep: float, *, seed: int) -> Trace:
         end_s=trace.end_s,
         origin=trace.origin,
         notes=(*trace.notes, f"thinned to {keep:g} of the pods, seed {seed}"),
+    )
+
+
+def window(trace: Trace, from_s: float, until_s: float) -> Trace:
+    """Keep what happens from `from_s` until `until_s`, which become zero and the end.
+
+    Pods alive at `from_s` are there at zero, with what is left of their lives. Raises TraceError
+    for a window outside of the trace, or with no pod in it.
+    """
+    if not 0 <= from_s < until_s <= trace.end_s:
+        allowed = f"0 <= from_s < until_s <= {trace.end_s:g}"
+        raise TraceError("no such window", field="from_s, until_s", allowed=allowed)
+    goes = trace.departure_s()
+    kept = np.flatnonzero((trace.arrival_s <= until_s) & (goes > from_s))
+    if not len(kept):
+        raise TraceError(f"no pod is alive between {from_s:g} and {until_s:g} s")
+    arrival_s = np.maximum(trace.arrival_s[kept], from_s)
+    names = None if trace.names is None else [trace.names[i] for i in kept.tolist()]
+    return trace_of(
+        names=names,
+        arrival_s=arrival_s - from_s,
+        life_s=goes[kept] - arrival_s,
+        cpu_m=trace.cpu_m[kept],
+        memory_mib=trace.memory_mib[kept],
+        node=trace.node[kept],
+        node_names=trace.node_names,
+        end_s=until_s - from_s,
+        origin=trace.origin,
+        notes=(*trace.notes, f"cut to {from_s:g} to {until_s:g} s"),
     )
 
 

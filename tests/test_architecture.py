@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cni", "sim", "instance_limits")
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # What may import a third-party package; anything not listed may import none.
 ALLOWED = {
@@ -29,15 +30,21 @@ ALLOWED = {
     "numpy": ["sim/*.py", "sim/sources/*.py"],
     "pandas": [
         "sim/calibrate.py",
+        "sim/churn.py",
         "sim/cli_sweep.py",
         "sim/fleet_tables.py",
+        "sim/fragments.py",
+        "sim/journals.py",
         "sim/metrics.py",
         "sim/pools.py",
         "sim/nodes.py",
+        "sim/questions.py",
         "sim/recommend.py",
         "sim/regress.py",
         "sim/report.py",
+        "sim/side_by_side.py",
         "sim/sources/*.py",
+        "sim/starts.py",
         "sim/sweep.py",
         "sim/trace.py",
     ],
@@ -379,5 +386,7 @@ def test_the_wheel_installs_three_packages_and_their_data(tmp_path: Path) -> Non
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    # The notebooks lie beside the packages, and travel in one of them.
+    ours |= {PurePosixPath("sim/notebooks", path.name) for path in NOTEBOOKS}
     assert {name for name in names if name.parts[0] in PACKAGES} == ours
     assert PurePosixPath("instance_limits/limits.csv") in names

@@ -9,6 +9,7 @@ Pictures are not compared: a newer matplotlib draws other pixels. That they are 
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,9 @@ def texts(notebook: Notebook) -> list[list[str]]:
         found = []
         for output in cell["outputs"]:
             data = output.get("data", {})
-            text = output.get("text", "" if "image/png" in data else data.get("text/plain", ""))
+            # What is put into words says more than the name of its class.
+            plain = data.get("text/markdown", data.get("text/plain", ""))
+            text = output.get("text", "" if "image/png" in data else plain)
             found.append(f"{output['output_type']}: {''.join(text)}")
         shown.append(found)
     return shown
@@ -103,6 +106,29 @@ def test_is_prose_and_calls(path: Path) -> None:
         for line in "".join(cell["source"]).splitlines():
             word = line.split(" ", 1)[0].rstrip(":")
             assert word not in {"def", "class", "if", "while", "try", "lambda"}, line
+
+
+def test_what_it_tells_to_do_can_be_done(path: Path) -> None:
+    """The notebooks it points to exist, and so does every command and option that it names."""
+    from typer.main import get_command
+
+    from sim.cli import app
+
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    prose = [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    text = "\n".join("".join(cell["source"]) for cell in prose)
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        # A copy in a user's folder has nothing beside it but the other notebooks.
+        assert link.startswith("https://") or (path.parent / link).is_file(), link
+    for told in re.findall(r"`warmbench ([^`]+)`", text):
+        words, command = told.split(), get_command(app)
+        while hasattr(command, "commands"):
+            assert words[0] in command.commands, told
+            command = command.commands[words.pop(0)]
+            if not words:
+                break
+        known = {option for one in command.params for option in one.opts}
+        assert {word for word in words if word.startswith("--")} <= known, told
 
 
 def main(arguments: list[str]) -> None:

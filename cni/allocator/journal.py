@@ -262,12 +262,17 @@ class ReplayReport:
     """Whether the last line was cut off, as a crash or a full disk leaves it."""
 
 
-def replay(lines: Iterable[str]) -> ReplayReport:
+Look = Callable[[Allocator, Instant], None]
+"""Sees an allocator as it is at an instant; it changes nothing."""
+
+
+def replay(lines: Iterable[str], look: Look = lambda _allocator, _now: None) -> ReplayReport:
     """Feed a journal to the allocator of today, up to the first answer that differs.
 
     Later inputs answer a state that today's allocator is not in, so it stops there. A header in
-    the middle begins anew: segments may be joined. Raises JournalError for a line that is no
-    journal's, except for a last one that is cut off.
+    the middle begins anew: segments may be joined. `look` is called after each header and each
+    input. Raises JournalError for a line that is no journal's, except for a last one that is cut
+    off.
     """
     torn = False
     inputs = 0
@@ -282,6 +287,7 @@ def replay(lines: Iterable[str]) -> ReplayReport:
             one = to_object(raw)
             if allocator is None or "format" in one:
                 allocator = Start.decode(one).allocator()
+                look(allocator, to_instant(one["now"]))
                 continue
             expected = one["answer"]
             today = _feed(allocator, one)
@@ -290,6 +296,7 @@ def replay(lines: Iterable[str]) -> ReplayReport:
         inputs += 1
         if today != expected:
             return ReplayReport(inputs, Mismatch(number, dict(one), expected, today), torn=False)
+        look(allocator, to_instant(one["now"]))
     if allocator is None:
         raise JournalError(1, "the journal is empty")
     return ReplayReport(inputs, None, torn)

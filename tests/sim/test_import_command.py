@@ -22,7 +22,7 @@ from sim.sources.importers import IMPORTERS
 from sim.trace import load
 
 ROOT = Path(__file__).parents[2]
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[2] / "sim" / "examples" / "samples"
 AUDIT = SAMPLES / "audit.jsonl"
 
 

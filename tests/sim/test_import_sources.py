@@ -27,7 +27,7 @@ from cni.allocator.targets import WarmIp
 from cni.daemon.journal_file import JournalFile
 from sim.trace import Imported, TraceError, describe, import_files, load
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[2] / "sim" / "examples" / "samples"
 TRACES = Path(__file__).resolve().parents[2].parent / "shared/traces"
 
 

@@ -19,7 +19,7 @@ from sim import trace as traces
 from sim.sources.importers import IMPORTERS, find
 from sim.trace import Choices, Imported, Trace, TraceError, import_files, load, save
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[2] / "sim" / "examples" / "samples"
 JOURNALS = tuple(sorted((SAMPLES / "journal").glob("*/*.jsonl")))
 SAMPLE = {
     "audit": (SAMPLES / "audit.jsonl",),

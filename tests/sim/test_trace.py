@@ -22,14 +22,17 @@ from sim.trace import (
     TraceError,
     compress,
     describe,
+    example,
     load,
     merge,
     replicate,
+    sample,
     save,
     shift,
     thin,
     trace_of,
     validate,
+    window,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -623,3 +626,35 @@ def test_endless_lives_have_no_quantiles() -> None:
 
     assert (figures.life_p50_s, figures.life_mean_s, figures.outliving_share) == (None, None, 1.0)
     assert figures.peak_pods == 2
+
+
+def test_a_window_shows_the_pods_that_were_alive_then() -> None:
+    """At each instant of the window as many are alive as in the whole, and none came before."""
+    whole = example()
+
+    part = window(whole, 2700.0, 6300.0)
+
+    validate(part)
+    assert part.end_s == 3600.0
+    for at in (0.0, 1.0, 1000.0, 3599.0):
+        alive = [
+            int(((one.arrival_s <= t) & (one.departure_s() > t)).sum())
+            for one, t in ((part, at), (whole, 2700.0 + at))
+        ]
+        assert alive[0] == alive[1], at
+    assert part.arrival_s.min() == 0.0
+
+
+@pytest.mark.parametrize(("from_s", "until_s"), [(-1.0, 10.0), (10.0, 10.0), (0.0, 1e9)])
+def test_a_window_outside_of_the_trace_is_refused(from_s: float, until_s: float) -> None:
+    """The message names the bounds."""
+    with pytest.raises(TraceError, match="no such window"):
+        window(example(), from_s, until_s)
+
+
+def test_what_ships_is_found_by_its_name() -> None:
+    """The samples of the importers and the journals, and nothing else."""
+    assert (sample("samples") / "watch.json").is_file()
+    assert sample("journals").is_dir()
+    with pytest.raises(FileNotFoundError, match="nothing of that name ships"):
+        sample("nothing")
