@@ -4,10 +4,10 @@ The grid: WARM_IP_TARGET 1 to 20, MINIMUM_IP_TARGET 0 and 2 to 44 in steps of 2 
 something beside it, the same with prefixes, WARM_ENI_TARGET and WARM_PREFIX_TARGET 1 to 3; five
 seeds. Each cell is judged as `recommend` judges: the promise is kept on every seed.
 
-The loads are three generated shapes, and Alibaba's openb trace, which is not shipped: give its file
-with `--openb FILE`. It is laid over itself eight times within five days, made three hundred times as
-fast, and thinned to a twentieth, so that four nodes have 28 pods at most, 50 come in the worst
-minute, and half of them live for a second and a half. Pods are placed by max-pods alone.
+The loads are three generated shapes, and Alibaba's openb trace, which is not shipped: give its
+file with `--openb FILE`. It is laid over itself eight times within five days, made three hundred
+times as fast, and thinned to a twentieth, so that four nodes have 28 pods at most, 50 come in the
+worst minute, and half of them live for a second and a half. Pods are placed by max-pods alone.
 """
 
 import argparse

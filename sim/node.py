@@ -228,7 +228,9 @@ class SimNode:
                 try:
                     reply = yield from cloud.answer(call)
                 except CallError as error:
-                    call = recipe.throw(error)
+                    # Its traceback holds this frame, hence the recipe: a recipe that is cleared
+                    # away while it handles the error would then be closed a second time.
+                    call = recipe.throw(error.with_traceback(None))
                 else:
                     call = recipe.send(reply)
         except StopIteration as stop:
@@ -244,10 +246,7 @@ class SimNode:
 
     def note_pool(self) -> None:
         """Record what the node holds now."""
-        enis = self.allocator.enis()
-        blocks = sum(len(eni.blocks) for eni in enis)
-        addresses = sum(block.num_addresses for eni in enis for block in eni.blocks)
-        self.note_pool_of(len(enis), blocks, addresses)
+        self.note_pool_of(*self.allocator.size())
 
     def note_pool_of(self, enis: int, blocks: int, addresses: int) -> None:
         """Record that the node holds so much now, whatever its allocator knows."""

@@ -17,6 +17,7 @@ from sim.autoscaler import Autoscaler
 from sim.checks import Auditor
 from sim.cloud import Account
 from sim.fleet import Fleet
+from sim.garbage import collected_seldom
 from sim.kubelet import Kubelet
 from sim.node import SimNode
 from sim.placer import Placer
@@ -39,7 +40,8 @@ def run(scenario: Scenario, trace: Trace, *, progress: Progress | None = None) -
         raise ScenarioError(
             f"a warm-up of {scenario.warm_up_s:g} s: the trace ends after {trace.end_s:g} s"
         )
-    record = _Run(scenario, trace, progress).record()
+    with collected_seldom():
+        record = _Run(scenario, trace, progress).record()
     return after(record, scenario.warm_up_s) if scenario.warm_up_s else record
 
 

@@ -2,10 +2,15 @@
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from sim import suite
 from sim.garbage import YOUNG, collected_seldom
+from sim.simulation import run
+
+SUITE = Path(__file__).parents[2] / "benchmarks" / "suite.toml"
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +69,16 @@ def test_who_chose_to_collect_less_keeps_the_choice(thresholds: tuple[int, int, 
         assert gc.get_threshold() == thresholds
 
     assert gc.get_threshold() == thresholds
+
+
+def test_a_run_that_ends_amid_failing_calls_is_cleared_away_silently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Recipes that were handling an error when the run ended are closed once each."""
+    told: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda args: told.append(args.exc_value))
+    case = next(c for c in suite.load(SUITE).cases if c.name == "throttled-account (upstream)")
+    run(case.scenario, case.pods)
+    gc.collect()
+
+    assert told == []

@@ -1,12 +1,13 @@
 """The scheduler places as its slow reference does."""
 
+import random
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.scheduler import ByCount, ByShare, Capacity, Placement, Scheduler, scheduler
+from sim.scheduler import CHUNK, ByCount, ByShare, Capacity, Placement, Scheduler, scheduler
 
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 30)), max_size=80)
 
@@ -58,3 +59,34 @@ def test_placement_equals_the_reference(
             node, had_cpu, had_memory = running.pop(memory % len(running))
             ours.leave(node, had_cpu, had_memory)
             used[node] -= Counter(pods=1, cpu=had_cpu, memory=had_memory)
+
+
+@pytest.mark.parametrize("placement", ["spread", "pack"])
+def test_many_nodes_are_placed_as_few_are(placement: Placement) -> None:
+    """Nodes beyond one integer's bits are chosen, closed, opened and added as all others."""
+    rng = random.Random(5)
+    ours = ByCount(2 * CHUNK, 3, placement)
+    counts = [0] * (2 * CHUNK)
+    closed: set[int] = set()
+    for _ in range(3_000):
+        node = rng.choice((0, 1, CHUNK - 1, CHUNK, CHUNK + 1, len(counts) - 1))
+        step = rng.randrange(5)
+        if step == 0:
+            ours.close(node)
+            closed.add(node)
+        elif step == 1:
+            ours.open(node)
+            closed.discard(node)
+        elif step == 2:
+            assert ours.add() == len(counts)
+            counts.append(0)
+        elif counts[node] and step == 3:
+            ours.leave(node, 0, 0)
+            counts[node] -= 1
+        else:
+            ours.take(node, 0, 0)
+            counts[node] += 1
+        free = [n for n, count in enumerate(counts) if count < 3 and n not in closed]
+        best = min if placement == "spread" else max
+        level = best(counts[n] for n in free)
+        assert ours.find(0, 0) == next(n for n in free if counts[n] == level)
