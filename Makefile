@@ -15,7 +15,7 @@ SHELL := /bin/sh
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test lint format bench exhaustive soak plugin clean
+.PHONY: help demo lab test lint format bench bench-sweep exhaustive soak plugin clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -55,6 +55,9 @@ soak: .venv-dev/stamp ## run what takes long in full size (root, about half an h
 	    WARMBENCH_SCRIPTS=200 .venv-dev/bin/python -m pytest -s --durations=10 \
 	    tests/node/test_crash.py tests/node/test_hostile.py tests/node/test_soak.py \
 	    tests/daemon/test_lockstep.py
+
+bench-sweep: .venv-dev/stamp ## time a sweep of 64 settings over a million pods; half an hour
+	.venv-dev/bin/python -m benchmarks.sweeps
 
 exhaustive: .venv-dev/stamp ## compare what recommend finds with a whole grid; takes minutes
 	.venv-dev/bin/python -m benchmarks.exhaustive $(if $(OPENB),--openb $(OPENB))

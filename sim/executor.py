@@ -24,6 +24,9 @@ from sim.trace import Trace
 
 DIED = "its process died: killed, or out of memory"
 
+ANSWER_WITHIN_S = 10
+"""How long a Dask cluster may take to answer, and to take the trace."""
+
 
 class ExecutorError(ValueError):
     """Where runs were to happen they cannot; the message says what to do."""
@@ -203,6 +206,7 @@ class Dask:
         self._trace = trace
         self._address = address
         self._client: Any = None
+        self._sent: Any = None
 
     def __enter__(self) -> Self:
         """Connect, and hand the trace to the workers."""
@@ -213,14 +217,24 @@ class Dask:
                 "--scheduler needs Dask: pip install 'warmbench[dask]', here and on the workers"
             ) from None
         try:
-            self._client = Client(self._address, timeout=10)
+            self._client = Client(self._address, timeout=ANSWER_WITHIN_S)
         except (OSError, ValueError, TimeoutError) as error:
             raise ExecutorError(f"--scheduler {self._address}: no answer: {error}") from None
+        try:
+            (self._sent,) = self._client.scatter(
+                [self._trace], broadcast=True, hash=False, timeout=ANSWER_WITHIN_S
+            )
+        except Exception as error:  # noqa: BLE001 - Dask hands on whatever its workers raise
+            self.__exit__()
+            raise ExecutorError(
+                f"--scheduler {self._address}: no worker took the trace: {error}; start workers "
+                "that have warmbench[dask] installed"
+            ) from None
         return self
 
     def __exit__(self, *_error: object) -> None:
         """Disconnect; the scheduler forgets what nobody waits for."""
-        client, self._client = self._client, None
+        client, self._client, self._sent = self._client, None, None
         if client is not None:
             client.close()
 
@@ -228,16 +242,16 @@ class Dask:
         """Yield results as they come; a worker with other code than ours fails its tasks."""
         from distributed import as_completed  # noqa: PLC0415 - an optional part
 
-        (trace,) = self._client.scatter([self._trace], broadcast=True, hash=False)
         ours = code_digest()
         futures = {
-            self._client.submit(_perform_remotely, task, trace, pure=False): index
+            self._client.submit(_perform_remotely, task, self._sent, pure=False): index
             for index, task in enumerate(tasks)
         }
         for future in as_completed(futures):
             index = futures.pop(future)
             if future.status != "finished":
-                yield index, Result({}, f"{DIED} ({future.status} on the cluster)")
+                why = f": {future.exception()}" if future.status == "error" else ""
+                yield index, Result({}, f"{DIED} ({future.status} on the cluster{why})")
                 continue
             code, result = future.result()
             same = code == ours

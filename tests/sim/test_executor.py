@@ -18,16 +18,15 @@ import pytest
 from cni.settings import parse_assignments
 from sim import executor as executors
 from sim.cell import CellCache, Result, Task, perform, run_task, trace_digest
-from sim.executor import DIED, Dask, ExecutorError, Here, Processes
-from sim.grid import Cell, Place, cells
+from sim.executor import DIED, ExecutorError, Here, Processes
+from sim.grid import Cell
 from sim.lending import borrow, lend
-from sim.node_type import NodeType
-from sim.scenario import SubnetPlan, scenario_for
+from sim.scenario import scenario_for
 from sim.sources.pods import trace_of
 from sim.sources.shapes import generate
 from sim.sweep import Bench, by_setting, save, sweep
 from sim.trace import Trace
-from tests.sim.worlds import scenario
+from tests.sim.worlds import grid, scenario
 
 TRACE = generate("minute-jobs", {"duration_s": "600"}, seed=1)
 
@@ -56,21 +55,6 @@ class Counting:
                 raise KeyboardInterrupt
             self.done += 1
             yield index, perform(tasks[index], TRACE)
-
-
-def grid(*settings: str, seeds: int = 1, cidr: str = "10.0.0.0/24") -> tuple[Cell, ...]:
-    """Make the cells of some settings on three nodes."""
-    places = [
-        Place(NodeType("m5.large", 3, 10), "native", (SubnetPlan(cidr),), 3, None, seed)
-        for seed in range(seeds)
-    ]
-    return cells(
-        [setting.split() for setting in settings],
-        places,
-        lambda place, chosen: scenario_for(
-            place.node_type, chosen, subnets=place.subnets, nodes=3, seed=place.seed
-        ),
-    )
 
 
 def test_processes_give_the_same_bytes(tmp_path: Path) -> None:
@@ -112,7 +96,7 @@ KILLED = """
 import os, threading
 from sim import executor
 from tests.sim.test_executor import TRACE, block
-from tests.sim.worlds import scenario
+from tests.sim.worlds import grid, scenario
 
 executor._perform = block
 with executor.Processes(TRACE, 1) as pool:
@@ -173,12 +157,6 @@ def test_a_failed_cell_is_told_and_the_others_stand(tmp_path: Path) -> None:
     assert ranked["on_front"].tolist() == [True, False, False]
     # Its bound does not depend on the subnet, and so has been computed.
     assert bench.asked == len(list(tmp_path.iterdir())) + 1
-
-
-def test_without_dask_the_user_is_told_what_to_install() -> None:
-    """Without the extra, or without a scheduler there, it ends in one line."""
-    with pytest.raises(ExecutorError, match="--scheduler"), Dask(TRACE, "tcp://127.0.0.1:1"):
-        pass
 
 
 def of_two_pools() -> Task:

@@ -11,6 +11,7 @@ from cni.cloud.calls import MUTATING
 from cni.settings import parse_assignments
 from sim.buckets import BucketLimit
 from sim.cloud_numbers import CloudNumbers
+from sim.grid import Cell, Place, cells
 from sim.node_type import NodeType
 from sim.record import RunRecord
 from sim.scenario import Scenario, SubnetPlan, scenario_for
@@ -109,3 +110,17 @@ def calls(record: RunRecord, *, error: str | None = None) -> dict[str, int]:
 def mutating(record: RunRecord) -> int:
     """Return the attempts of calls that change something."""
     return sum(count for api, count in calls(record).items() if api in MUTATING)
+
+
+def grid(*settings: str, seeds: int = 1, cidr: str = "10.0.0.0/24") -> tuple[Cell, ...]:
+    """Make the cells of some settings on three nodes."""
+    places = [
+        Place(M5_LARGE, "native", (SubnetPlan(cidr),), 3, None, seed) for seed in range(seeds)
+    ]
+    return cells(
+        [setting.split() for setting in settings],
+        places,
+        lambda place, chosen: scenario_for(
+            place.node_type, chosen, subnets=place.subnets, nodes=3, seed=place.seed
+        ),
+    )
