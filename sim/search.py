@@ -20,7 +20,8 @@ FINALISTS = 6
 """Settings that are tried on all seeds, at least; more where these do not keep the promise."""
 
 WORTH = 0.15
-"""A mode whose coarse best needs this share more than the best of all is not refined."""
+"""A mode whose coarse best needs this share more than the best of all is refined only where
+something in it takes fewer addresses than that best, and breaks the promise."""
 
 WARM = (1, 2, 4, 8, 16, 32)
 DEMAND = (0.0, 0.5, 0.8, 1.0, 1.3, 1.7)
@@ -68,10 +69,11 @@ class Space:
     def coarse(self) -> list[Choice]:
         """Return the coarse grid, in a fixed order."""
         found: list[Choice] = []
-        for prefixes in self.room:
+        for prefixes, room in self.room.items():
             found += [Choice(prefixes, "whole", warm) for warm in (1, 2)]
             floors = [round(share * self.demand) for share in DEMAND]
-            warms = WARM[::2] if prefixes else WARM
+            # The last that fits belongs to it: nothing keeps more promises.
+            warms = [min(warm, room) for warm in (WARM[::2] if prefixes else WARM)]
             pairs = product(warms, floors[::2] if prefixes else floors)
             found += [Choice(prefixes, "ip", warm, floor) for warm, floor in pairs]
         return self.kept(found)
@@ -208,11 +210,20 @@ def _starts(trials: Trials) -> list[Choice]:
     starts: list[Choice] = []
     for prefixes in dict.fromkeys(choice.prefixes for choice in ranked):
         own = [choice for choice in ranked if choice.prefixes == prefixes]
-        cost = trials.cost(own[0])
-        if cost[0] <= best[0] and cost[1] <= (1.0 + WORTH) * best[1]:
+        if _may_beat(best, [trials.cost(choice) for choice in own]):
             starts.append(own[0])
             starts += [choice for choice in own if choice.warm != own[0].warm][:1]
     return starts
+
+
+def _may_beat(best: Cost, own: Sequence[Cost]) -> bool:
+    """Tell whether a mode with these costs, its best first, may hold something better still.
+
+    It may where its best is not much dearer, and where something cheaper breaks the promise: what
+    is between that and its best was not tried, and coarse values lie far apart.
+    """
+    near = own[0][0] <= best[0] and own[0][1] <= (1.0 + WORTH) * best[1]
+    return near or any(cost[0] > best[0] and cost[1] < best[1] for cost in own)
 
 
 def _refine(trials: Trials, space: Space, start: Choice, runs_max: int) -> None:

@@ -154,22 +154,24 @@ class Gathering(Planner):
         per = self.pool.per_block
         counts = self.pool.counts(now)
         waiting = len(self.waiting)
-        counts = replace(
-            counts,
-            assigned=counts.assigned + waiting,
-            available=counts.available - waiting,
-            blocks_free=max(counts.blocks_free - -(-waiting // per), 0),
-        )
+        if waiting:
+            counts = replace(
+                counts,
+                assigned=counts.assigned + waiting,
+                available=counts.available - waiting,
+                blocks_free=max(counts.blocks_free - -(-waiting // per), 0),
+            )
         missing = 0
         step = expected
         while True:
-            counts = replace(
-                counts,
-                addresses_total=counts.addresses_total + step * per,
-                available=counts.available + step * per,
-                blocks_total=counts.blocks_total + step,
-                blocks_free=counts.blocks_free + step,
-            )
+            if step:
+                counts = replace(
+                    counts,
+                    addresses_total=counts.addresses_total + step * per,
+                    available=counts.available + step * per,
+                    blocks_total=counts.blocks_total + step,
+                    blocks_free=counts.blocks_free + step,
+                )
             step = self.target.wanted(counts)
             if step == 0:
                 return missing
