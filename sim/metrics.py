@@ -121,7 +121,8 @@ def steps(record: RunRecord, *, node: str | None = None) -> pd.DataFrame:
         columns[band] = total[last_of_instant]
     columns["idle"] = columns["held"] - columns["assigned"] - columns["cooling"]
     _check_books(columns)
-    np.maximum(columns["idle"], 0, out=columns["idle"])
+    for band in ("held", "assigned", "cooling", "idle"):
+        np.maximum(columns[band], 0, out=columns[band])
     columns["primary"] = columns["enis"].copy()
     # Nobody else has the columns: to copy three million rows would be half of a sweep's memory.
     return pd.DataFrame({name: columns[name] for name in ("t", "lasts_s", *_BANDS)}, copy=False)

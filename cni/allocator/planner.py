@@ -52,7 +52,7 @@ DRY = frozenset(
 )
 
 DESCRIBE_PAUSE_S = 10.0
-"""Pause after a description that failed."""
+"""Pause before EC2 is described again: after a failure, or where an attach hid what is there."""
 
 _CAUSES = {
     FailureReason.SUBNET_FULL: Cause.SUBNET_FULL,
@@ -409,8 +409,12 @@ class Planner:
             if eni is not None:
                 self._compare(eni, shown, now)
             elif not self._attaching:
-                # Otherwise it may be the one whose EniAttached is still to come.
                 self.pool.add_eni(shown, now)
+            else:
+                # It may be the one whose EniAttached is still to come, or one whose attach got no
+                # answer: what EC2 says once no attach is under way tells.
+                self.describe_why = self.describe_why or f"{shown.eni_id} came during an attach"
+                self.describe_after = now + DESCRIBE_PAUSE_S
         for eni in list(self.pool.enis.values()):
             if eni.eni_id not in seen and eni.eni_id not in self._touched:
                 self._forget(eni)

@@ -1,7 +1,9 @@
 """NATIVE acts at once where somebody waits, gathers what can wait, and does not oscillate."""
 
 import random
+from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -11,13 +13,15 @@ from cni.allocator.actions import (
     AttachEni,
     DescribeEnis,
     DetachEni,
+    EnisDescribed,
     FailureReason,
     LookElsewhere,
     RemoveBlocks,
 )
 from cni.allocator.behaviour import NATIVE
 from cni.allocator.errors import Cause, NoFreeAddress
-from cni.allocator.model import BlockKind, Instant
+from cni.allocator.model import AttachedEni, BlockKind, Instant
+from cni.allocator.planner import DESCRIBE_PAUSE_S
 from cni.allocator.targets import WarmEni, WarmIp, WarmPrefix, WarmTarget
 from tests.allocator.fake_ec2 import Driver, FakeEc2, Fault, sandbox
 
@@ -253,6 +257,42 @@ def test_an_unknown_outcome_is_looked_into_before_anything_else() -> None:
     node.run(600)
     assert [type(a) for _, a in node.actions] == [AddBlocks, DescribeEnis]
     assert node.allocator.counts(Instant(600)).addresses_total == 2
+
+
+def test_an_eni_that_an_attach_hid_is_looked_for_again() -> None:
+    """Its attach got no answer, and EC2 was asked while another attach was under way.
+
+    Which of the two a new ENI belongs to, EC2's answer did not tell; that they are over does.
+    """
+    node = Driver(WarmIp(1), enis=4, per_eni=2, latency_s=1.0)
+    node.run(10)
+    shown = node.ec2.attached()
+    node.add_many(*range(6))
+    node.run(node.now + 0.5)
+    allocator, now = node.allocator, Instant(node.now)
+    lost, *_others = (one for one in allocator.in_flight if isinstance(one, AttachEni))
+    allocator.apply(ActionFailed(lost, FailureReason.UNKNOWN_OUTCOME, "no answer"), now)
+    made = AttachedEni("eni-lost", 1, IPv4Address("10.0.9.1"), (IPv4Network("10.0.9.2/32"),))
+    shown = (*shown, made)
+    allocator.apply(EnisDescribed(_taken(node, DescribeEnis).id, shown), now)
+    for action in list(allocator.in_flight):
+        allocator.apply(ActionFailed(action, FailureReason.THROTTLED, "too many"), now)
+    assert "eni-lost" not in {eni.eni_id for eni in allocator.enis()}
+    assert allocator.in_doubt
+
+    later = Instant(now + DESCRIBE_PAUSE_S + 1)
+    allocator.apply(EnisDescribed(_taken(node, DescribeEnis, later).id, shown), later)
+    assert "eni-lost" in {eni.eni_id for eni in allocator.enis()}
+    assert not allocator.in_doubt
+
+
+def _taken(node: Driver, kind: type[Any], now: Instant | None = None) -> Any:
+    """Take actions until one of this kind comes; the others stay under way."""
+    while True:
+        action = node.allocator.next_action(Instant(node.now) if now is None else now)
+        assert action is not None, kind
+        if isinstance(action, kind):
+            return action
 
 
 def test_a_description_that_keeps_failing_is_repeated_slowly() -> None:

@@ -138,6 +138,10 @@ def test_one_pool_may_stand_by_itself(tmp_path: Path) -> None:
         (SMALL + "autoscaling = { least = 5, most = 2 }", "begins with 5 nodes and may have 5 to"),
         (SMALL + "[[fault]]\nshare = 0.5", "fault 1: say what goes wrong: code, delay_s or both"),
         (SMALL + '[[fault]]\napi = "Fly"\ncode = "x"', "api = 'Fly': allowed is * or one of"),
+        (
+            SMALL + '[[fault]]\ncode = "RequestLimitExceeded"\ntakes_effect = true',
+            "fault 1: takes_effect: RequestLimitExceeded after its effect",
+        ),
         (SMALL + '[[fault]]\ncode = "x"\nshare = 2', "share = 2: allowed is a number from 0 to 1"),
         (SMALL + '[[fault]]\ncode = "x"\nfrom_s = 9\nuntil_s = 3', "an instant after from_s"),
         (SMALL + '[[pool]]\nname = "a"', "instance = 'm5.large': allowed is nothing here"),
