@@ -156,9 +156,12 @@ class Scenario:
             "start": "warm" if self.warm else "cold",
             "checks": "on" if self.checks else "off",
         }
-        reserved = sum(len(plan.reservations) for plan in self.subnets)
+        used = [f"{plan.cidr} {_share_or_count(plan.used)}" for plan in self.subnets if plan.used]
+        if used:
+            told["used by others"] = ", ".join(used)
+        reserved = [str(one.cidr) for plan in self.subnets for one in plan.reservations]
         if reserved:
-            told["subnet reservations"] = str(reserved)
+            told["subnet reservations"] = ", ".join(reserved)
         if any(plan.zone for plan in self.subnets):
             told["zones"] = ", ".join(f"{plan.cidr} in {plan.zone}" for plan in self.subnets)
         if self.warm_up_s:
@@ -211,6 +214,10 @@ def scenario_for(  # noqa: PLR0913 - what shapes a run, by name
         checks=checks,
         command=command,
     )
+
+
+def _share_or_count(used: float) -> str:
+    return f"{used:.4g} of it" if used < 1.0 else f"{used:g} addresses"
 
 
 def plans_of(subnets: str | Sequence[str | SubnetPlan]) -> tuple[SubnetPlan, ...]:
