@@ -7,7 +7,9 @@ purpose (`sim/streams.py`), so that two settings meet the same pods and the same
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cni.allocator.actions import FailureReason
 from cni.allocator.behaviour import NATIVE, Behaviour
+from cni.cloud.codes import reason_of
 from cni.settings import Settings
 from sim.cloud_numbers import CloudNumbers
 from sim.node_pool import NodePool, ScenarioError, pool_for
@@ -57,7 +59,8 @@ class FaultPlan:
     """What goes wrong with EC2: a `share` of the calls of one API, in a span of time.
 
     `api` "*" means every API of EC2, the metadata (ReadMetadata) not among them. With a `code`
-    (EC2's) a call fails with it, before it took effect or after; `delay_s` is added to its latency.
+    (EC2's) a call fails with it, before it took effect or, where the code leaves that open, after;
+    `delay_s` is added to its latency.
     The span is [from_s, until_s); an `until_s` of 0 is the end. Chance belongs to the node and the
     call's number, so that two settings meet the same.
     """
@@ -69,6 +72,16 @@ class FaultPlan:
     takes_effect: bool = False
     from_s: float = 0.0
     until_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse an effect where the code says there was none; raises ScenarioError."""
+        unknown = reason_of(self.code, "") is FailureReason.UNKNOWN_OUTCOME
+        if self.takes_effect and not unknown:
+            says = f"code {self.code} says that nothing happened" if self.code else "no code"
+            raise ScenarioError(
+                f"takes_effect with {says}: allowed are codes that leave it open, such as"
+                " RequestTimeout and InternalError"
+            )
 
     def __str__(self) -> str:
         """Tell it in a line."""

@@ -27,7 +27,8 @@ A file holds one scenario by itself (`warmbench replay --scenario FILE`), or a s
     code = "InternalError"              # EC2's; and, or instead:
     delay_s = 2.0                       # added to the latency
     share = 0.01                        # of the calls; default 1
-    takes_effect = true                 # the call fails after its effect; default false
+    takes_effect = true                 # the call fails after its effect, with a code that leaves
+                                        # open what happened; default false
     from_s = 600                        # seconds of the trace; default 0
     until_s = 900                       # default: the end
 
@@ -407,12 +408,7 @@ def _fault(entry: Entry) -> FaultPlan:
     until_s = entry.number("until_s", default=0.0, least=0.0, most=SECONDS_MAX)
     if until_s and until_s <= from_s:
         entry.refuse("until_s", "an instant after from_s, or 0 for the end")
-    return FaultPlan(
-        api=api,
-        code=code,
-        share=entry.number("share", default=1.0, least=0.0, most=1.0),
-        delay_s=delay_s,
-        takes_effect=entry.flag("takes_effect"),
-        from_s=from_s,
-        until_s=until_s,
-    )
+    share = entry.number("share", default=1.0, least=0.0, most=1.0)
+    takes_effect = entry.flag("takes_effect")
+    with entry.telling(""):
+        return FaultPlan(api, code, share, delay_s, takes_effect, from_s, until_s)

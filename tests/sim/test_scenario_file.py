@@ -146,6 +146,11 @@ def test_one_pool_may_stand_by_itself(tmp_path: Path) -> None:
         (SMALL + "restarts = [{ at = 5 }]", "restarts 1: unknown key 'at'"),
         (SMALL + "autoscaling = { least = 5, most = 2 }", "from 5 nodes (least) to 2 (most)"),
         (SMALL + "[[fault]]\nshare = 0.5", "fault 1: say what goes wrong: code, delay_s or both"),
+        (
+            SMALL + '[[fault]]\ncode = "RequestLimitExceeded"\ntakes_effect = true',
+            "fault 1: takes_effect with code RequestLimitExceeded says that nothing happened",
+        ),
+        (SMALL + "[[fault]]\ndelay_s = 1\ntakes_effect = true", "takes_effect with no code"),
         (SMALL + '[[fault]]\napi = "Fly"\ncode = "x"', "api = 'Fly': allowed is * or one of"),
         (SMALL + '[[fault]]\ncode = "x"\nshare = 2', "share = 2: allowed is a number from 0 to 1"),
         (SMALL + '[[fault]]\ncode = "x"\nfrom_s = 9\nuntil_s = 3', "an instant after from_s"),
