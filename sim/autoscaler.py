@@ -6,7 +6,7 @@ that can grow. A node that has stood empty for its pool's time is terminated. It
 together; Karpenter's consolidation would.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import simpy
@@ -29,11 +29,16 @@ class Room:
         self._capacity = capacity
         self._pods = self._cpu = self._memory = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether it has as many pods as it may have."""
+        return self._pods >= self._capacity.pods
+
     def takes(self, cpu_m: int, memory_mib: int) -> bool:
         """Take a pod in where it fits; whether it did."""
         capacity = self._capacity
         fits = (
-            self._pods < capacity.pods
+            not self.full
             and (not capacity.cpu_m or self._cpu + cpu_m <= capacity.cpu_m)
             and (not capacity.memory_mib or self._memory + memory_mib <= capacity.memory_mib)
         )
@@ -53,16 +58,14 @@ class Autoscaler:
         self._env = fleet.env
         self._placer = placer
         self._pools = fleet.world.scenario.pools
-        self._coming = [0] * len(self._pools)
         self._looks = False
         self._empty_since: dict[int, float] = {}
         placer.hungry = self._hungry
         fleet.emptied = self._emptied
-        fleet.joined = self._emptied
+        fleet.joined.append(self._joined)
         for node in fleet.nodes:
             self._emptied(node)
-        for pod in placer.pending:
-            self._hungry(pod)
+        self._look_soon(placer.ways_in_line())
 
     def _plan(self, pool: int) -> Autoscaling | None:
         return self._pools[pool].changes.autoscaling
@@ -70,52 +73,68 @@ class Autoscaler:
     # Growing.
 
     def _hungry(self, pod: int) -> None:
+        """Hear of a pod that found no room."""
+        self._look_soon((self._placer.way[pod],))
+
+    def _look_soon(self, ways: Iterable[int]) -> None:
         """Look at the pods that wait once the batch window of a pool they may go to is over."""
         if self._looks:
             return
-        windows = (self._plan(pool) for pool in self._placer.ways[self._placer.way[pod]])
+        windows = (self._plan(pool) for way in ways for pool in self._placer.ways[way])
         batch_s = min((plan.batch_s for plan in windows if plan is not None), default=None)
         if batch_s is not None:
             self._looks = True
             self._env.timeout(batch_s).callbacks.append(self._look)
 
     def _look(self, _event: simpy.Event) -> None:
+        """Ask for nodes, where those on their way have no room for all pods that wait."""
         self._looks = False
+        placer = self._placer
         rooms = [
             Room(pool, self._pools[pool].capacity)
-            for pool, coming in enumerate(self._coming)
+            for pool, coming in enumerate(self._fleet.coming)
             for _ in range(coming)
         ]
-        for pod in self._placer.pending:
-            cpu, memory = self._placer.cpu[pod], self._placer.memory[pod]
-            ways = self._placer.ways[self._placer.way[pod]]
-            if any(room.pool in ways and room.takes(cpu, memory) for room in rooms):
+        hopeless: set[tuple[int, int, int]] = set()
+        """What has found no room will find none now: rooms only fill."""
+        for pod in placer.line():
+            asked = placer.way[pod], placer.cpu[pod], placer.memory[pod]
+            if asked in hopeless:
                 continue
-            for pool in ways:
-                if self._can_grow(pool):
-                    room = Room(pool, self._pools[pool].capacity)
-                    if room.takes(cpu, memory):
-                        rooms.append(room)
-                        self._grow(pool)
-                        break
+            room = self._room(rooms, *asked)
+            if room is None:
+                hopeless.add(asked)
+            elif room.full:
+                rooms.remove(room)
+
+    def _room(self, rooms: list[Room], way: int, cpu_m: int, memory_mib: int) -> Room | None:
+        """Find room for a pod on nodes that are on their way, or ask for one more."""
+        pools = self._placer.ways[way]
+        for room in rooms:
+            if room.pool in pools and room.takes(cpu_m, memory_mib):
+                return room
+        for pool in pools:
+            room = Room(pool, self._pools[pool].capacity)
+            if self._can_grow(pool) and room.takes(cpu_m, memory_mib):
+                rooms.append(room)
+                self._grow(pool)
+                return room
+        return None
 
     def _can_grow(self, pool: int) -> bool:
         plan = self._plan(pool)
-        there = len(self._fleet.alive[pool]) + self._coming[pool]
+        there = len(self._fleet.alive[pool]) + self._fleet.coming[pool]
         return plan is not None and there < plan.most
 
     def _grow(self, pool: int) -> None:
-        self._coming[pool] += 1
-        self._env.process(self._join(pool))
-
-    def _join(self, pool: int) -> Generator[simpy.Event, Any, None]:
         plan = self._plan(pool)
         assert plan is not None
-        yield from self._fleet.join(pool, plan.join_s)
-        self._coming[pool] -= 1
-        if self._placer.pending:
-            # Those that came while it was on its way have not been counted.
-            self._hungry(self._placer.pending[0])
+        self._env.process(self._fleet.join(pool, plan.join_s))
+
+    def _joined(self, node: SimNode) -> None:
+        """Hear of a node that is ready: pods that came on its way have not been counted."""
+        self._emptied(node)
+        self._look_soon(self._placer.ways_in_line())
 
     # Shrinking.
 

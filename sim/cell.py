@@ -141,7 +141,7 @@ def figures_of(record: RunRecord) -> Figures:
     summary = metrics.summarise(record, steps)
     waited_s = metrics.waited_s(record)
     taken = steps["held"].to_numpy() + steps["primary"].to_numpy()
-    placed = summary.served + summary.waiting
+    placed = summary.served + summary.waiting + summary.evicted
     addresses, calls, wait_s = summary.addresses, summary.ec2_calls, summary.wait_s
     lows = [low for low in summary.subnets.values() if low.lowest_free is not None]
     found: dict[str, float | None] = {
@@ -275,8 +275,11 @@ def _bound(record: RunRecord) -> float:
     cooled_at = released_at + metrics.cooldowns(record, record.pods["node"])
     until = np.where(np.isnan(released_at), end_s, cooled_at)
     held_s = np.minimum(until, end_s)[served] - np.maximum(served_at[served], 0.0)
-    held_s = np.maximum(held_s, 0.0)
-    return _cut(float(held_s.sum()) / end_s if end_s else 0.0) + nodes.mean(record)
+    # What cools on a node that goes is back in the subnet at once.
+    cut = record.cut
+    cut_s = np.minimum(cut["until"], end_s) - np.maximum(cut["t"], 0.0)
+    whole_s = np.maximum(held_s, 0.0).sum() - (cut["count"] * np.maximum(cut_s, 0.0)).sum()
+    return _cut(float(whole_s) / end_s if end_s else 0.0) + nodes.mean(record)
 
 
 def _demands(record: RunRecord) -> Figures:

@@ -84,10 +84,10 @@ def run_fleet(
     from sim.pools import summaries
 
     table = scenario_file.load(scenario)
+    table = table if seed is None else table.seeded(seed)
     made = table.scenario(
         behaviour.value, checks=checks, command=opt.command_line(), over=overrides(settings)
     )
-    made = made if seed is None else replace(made, seed=seed)
     pods, name = trace_of(table, trace)
     opt.warn(made.warnings)
     tell_trace(name, pods, pods)

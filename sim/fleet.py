@@ -6,6 +6,7 @@ its place taken at once by a new one, which runs for as long as the old one woul
 starts over would run longer); the old one keeps its address until its DEL.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -49,21 +50,29 @@ class Fleet:
         self._place = place
         self._launcher = Launcher(world, kubelet)
         self._grace = Draws(world.scenario.seed, "grace")
-        self._made = [pool.nodes for pool in world.scenario.pools]
+        self._names = _Names(world, trace)
+        self._cordons: Counter[int] = Counter()
+        """Of each node, the cordons that are on it."""
+        self._evicted: set[int] = set()
+        """Pods whose place another has taken already."""
         self.nodes: list[SimNode] = []
         self.open: set[int] = set()
         """Nodes that take pods: ready, and not cordoned."""
         self.alive: list[list[int]] = [[] for _ in world.scenario.pools]
         """Of each pool, the nodes that are ready and not about to go, oldest first."""
+        self.coming = [0] * len(world.scenario.pools)
+        """Of each pool, the nodes that have been asked for and are not ready yet."""
+        self.succeeded: set[int] = set()
+        """Nodes in whose place another has been asked for already."""
         self.emptied: Callable[[SimNode], None] | None = None
         """Hears of each node that has no pod any more."""
-        self.joined: Callable[[SimNode], None] | None = None
-        """Hears of each node that is ready."""
+        self.joined: list[Callable[[SimNode], None]] = []
+        """All of these hear of each node that has joined and is ready."""
         self.present = 0
         """Pods at the trace's head that were there before zero, with a node or in line for one."""
         self.unserved_before: list[tuple[int, SimNode]] = []
         """Of these, those on a node that had no address for them by zero."""
-        self._launch(_node_names(world, trace), trace)
+        self._launch(self._names.first(), trace)
 
     def _launch(self, names: list[tuple[int, str]], trace: Trace) -> None:
         """Launch all instances before the first daemon takes an address.
@@ -113,13 +122,13 @@ class Fleet:
 
     # One node.
 
-    def join(self, pool: int, after_s: float) -> Generator[simpy.Event, Any, SimNode]:
-        """Ask for a node, wait until it is ready, and return it."""
+    def join(self, pool: int, after_s: float) -> Lasting:
+        """Ask for a node now; over once it is ready."""
+        self.coming[pool] += 1
+        return self._join(pool, self._names.next(pool), after_s)
+
+    def _join(self, pool: int, name: str, after_s: float) -> Lasting:
         plan = self.world.scenario.pools[pool]
-        number = self._made[pool]
-        self._made[pool] += 1
-        base = "node" if len(self.world.scenario.pools) == 1 else plan.name
-        name = f"{base}-{number}"
         yield self.env.timeout(after_s)
         index = len(self.nodes)
         while (node := self._launcher.launched(plan, name, index)) is None:
@@ -130,25 +139,30 @@ class Fleet:
         self._placer.close(index)
         self.note(node, "joining")
         yield from self._launcher.start(node)
+        self.coming[pool] -= 1
         self.alive[pool].append(index)
         self.note(node, "ready")
-        self.uncordon(node, silently=True)
-        if self.joined is not None:
-            self.joined(node)
-        return node
+        self._offer(node)
+        for hear in self.joined:
+            hear(node)
 
     def cordon(self, node: SimNode, event: str = "cordoned") -> None:
-        """Offer a node to no more pods."""
+        """Offer a node to no more pods, until each of its cordons has been lifted."""
+        self._cordons[node.index] += 1
         self._placer.close(node.index)
         self.open.discard(node.index)
         self.note(node, event)
 
-    def uncordon(self, node: SimNode, *, silently: bool = False) -> None:
-        """Offer a node again, to the pods that wait first."""
+    def uncordon(self, node: SimNode) -> None:
+        """Lift one cordon; without any, offer the node again, to the pods that wait first."""
+        self._cordons[node.index] -= 1
+        if not self._cordons[node.index]:
+            self.note(node, "uncordoned")
+            self._offer(node)
+
+    def _offer(self, node: SimNode) -> None:
         self._placer.open(node.index)
         self.open.add(node.index)
-        if not silently:
-            self.note(node, "uncordoned")
         for pod in self._placer.offer_all(node.index):
             self._kubelet.add(pod, node)
 
@@ -173,7 +187,10 @@ class Fleet:
         self._remove(pod, node)
 
     def _replace(self, pod: int) -> None:
-        """Let a new pod take the place of one that is evicted."""
+        """Let a new pod take the place of one that is evicted, once."""
+        if pod in self._evicted:
+            return
+        self._evicted.add(pod)
         again = self._kubelet.again(pod)
         if again is not None:
             self._placer.again(pod)
@@ -213,18 +230,38 @@ class Fleet:
         self.world.recorder.move(self.env.now, node.index, event)
 
 
-def _node_names(world: World, trace: Trace) -> list[tuple[int, str]]:
-    """Name the first nodes, pool by pool: those the trace names first, then numbered ones."""
-    scenario = world.scenario
-    named = trace.node_names
-    if len(named) > scenario.nodes:
-        message = f"the trace names {len(named)} nodes, the scenario has {scenario.nodes}"
-        raise ScenarioError(message)
-    listed: list[tuple[int, str]] = []
-    for number, pool in enumerate(scenario.pools):
-        base = "node" if len(scenario.pools) == 1 else pool.name
-        for of_pool in range(pool.nodes):
-            index = len(listed)
-            given = named[index] if index < len(named) else f"{base}-{of_pool}"
-            listed.append((number, given))
-    return listed
+class _Names:
+    """Names of nodes: those that the trace has for the first ones, then POOL-NUMBER."""
+
+    def __init__(self, world: World, trace: Trace) -> None:
+        pools = world.scenario.pools
+        self._pools = pools
+        self._given = trace.node_names
+        self._taken = set(trace.node_names)
+        self._bases = ["node"] if len(pools) == 1 else [pool.name for pool in pools]
+        self._numbers = [0] * len(pools)
+
+    def first(self) -> list[tuple[int, str]]:
+        """Name the first nodes, pool by pool; ScenarioError where the trace has more of them."""
+        nodes = sum(pool.nodes for pool in self._pools)
+        if len(self._given) > nodes:
+            message = f"the trace names {len(self._given)} nodes, the scenario has {nodes}"
+            raise ScenarioError(message)
+        listed: list[tuple[int, str]] = []
+        for pool, plan in enumerate(self._pools):
+            for number in range(plan.nodes):
+                index = len(listed)
+                if index < len(self._given):
+                    listed.append((pool, self._given[index]))
+                    self._numbers[pool] = number + 1
+                else:
+                    listed.append((pool, self.next(pool)))
+        return listed
+
+    def next(self, pool: int) -> str:
+        """Name one more node of a pool as no other is named."""
+        while True:
+            name = f"{self._bases[pool]}-{self._numbers[pool]}"
+            self._numbers[pool] += 1
+            if name not in self._taken:
+                return name

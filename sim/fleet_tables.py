@@ -20,6 +20,7 @@ def pool_rows(whole: Summary, pools: Mapping[str, Summary]) -> list[tuple[str, .
         ("pods there before", lambda one: number(one.present)),
         ("pods served", lambda one: number(one.served)),
         ("pods still waiting", lambda one: number(one.waiting)),
+        *([("evicted before served", lambda one: number(one.evicted))] if whole.evicted else ()),
         ("served without waiting", lambda one: share(one.at_once_of_served)),
         ("wait, p50", lambda one: seconds(one.wait_s.p50)),
         ("wait, p90", lambda one: seconds(one.wait_s.p90)),

@@ -163,6 +163,7 @@ class Kubelet:
             else:
                 self.released(sandbox, node)
         else:
+            self._recorder.released_at[pod] = now
             self._patience.pop(pod, None)
             node.allocator.stop_waiting(sandbox, now)
         node.poke()

@@ -52,14 +52,25 @@ class Launcher:
         return AttachedEni(launched.eni_id, 0, launched.primary_ip, ())
 
     def _subnet(self, pool: NodePool) -> Subnet:
-        """Choose the subnet: of the zone whose turn it is, the one with most free addresses."""
+        """Choose the subnet: of the zone whose turn it is, the one with most free addresses.
+
+        A subnet without an address for an ENI is passed over (free ones may be reserved for
+        prefixes), and so is a zone without any other, as an Auto Scaling group does it.
+        """
         subnets = self._world.vpc.subnets
         zones = pool.zones or tuple(dict.fromkeys(one.zone for one in subnets if one.zone))
-        if not zones:
-            return subnets[self._dealt % len(subnets)]
-        zone = zones[self._dealt_by_pool.get(pool.name, 0) % len(zones)]
-        of_zone = [subnet for subnet in subnets if subnet.zone == zone]
-        return max(of_zone, key=lambda subnet: subnet.free)
+        if zones:
+            turn = self._dealt_by_pool.get(pool.name, 0)
+            choices = [[one for one in subnets if one.zone == zone] for zone in zones]
+        else:
+            turn = self._dealt
+            choices = [[one] for one in subnets]
+        first = turn % len(choices)
+        for choice in (*choices[first:], *choices[:first]):
+            open_ones = [subnet for subnet in choice if subnet.free_singles]
+            if open_ones:
+                return max(open_ones, key=lambda subnet: subnet.free)
+        return choices[first][0]
 
     def node(self, pool: NodePool, name: str, index: int) -> SimNode:
         """Stand for an instance; its daemon has not started yet."""
@@ -93,7 +104,8 @@ class Launcher:
 
         def note(api: str, started: float, ended: float, code: str) -> None:
             record(index, api, started, ended, code)
-            if not code and api in MUTATING:
+            # A call may fail after its effect.
+            if api in MUTATING:
                 note_subnets()
 
         return note

@@ -112,27 +112,34 @@ class Changes:
 
     def described(self) -> dict[str, str]:
         """Return each change in words, ready to print."""
-        told = {}
+        told: dict[str, str] = {}
         if (scaling := self.autoscaling) is not None:
             told["autoscaling"] = (
-                f"{scaling.least} to {scaling.most} nodes, join after {scaling.join_s:g} s, go"
-                f" after {scaling.empty_s:g} s empty"
+                f"{scaling.least} to {scaling.most} nodes, asked for every {scaling.batch_s:g} s,"
+                f" join after {scaling.join_s:g} s, go after {scaling.empty_s:g} s empty"
             )
         if (recycling := self.recycling) is not None:
             told["recycling"] = (
-                f"{recycling.batch} at a time from {recycling.at_s:g} s{_every(recycling.every_s)}"
+                f"{recycling.batch} at a time from {recycling.at_s:g} s{_every(recycling.every_s)},"
+                f" new ones join after {recycling.join_s:g} s, pods go within"
+                f" {recycling.grace_s:g} s"
             )
         if (spot := self.spot) is not None:
             told["spot"] = (
-                f"{spot.per_node_hour:g} losses per node and hour, {spot.notice_s:g} s notice"
+                f"{spot.per_node_hour:g} losses per node and hour, {spot.notice_s:g} s notice,"
+                f" new ones join after {spot.join_s:g} s, pods go within {spot.grace_s:g} s"
             )
-        for cordon in self.cordons:
-            lasts = f" for {cordon.for_s:g} s" if cordon.for_s else ""
-            told["cordon"] = f"{cordon.nodes} nodes from {cordon.at_s:g} s{lasts}"
-        for restart in self.restarts:
-            told["daemon restarts"] = (
+        if self.cordons:
+            told["cordon"] = "; ".join(
+                f"{cordon.nodes} nodes from {cordon.at_s:g} s"
+                + (f" for {cordon.for_s:g} s" if cordon.for_s else "")
+                for cordon in self.cordons
+            )
+        if self.restarts:
+            told["daemon restarts"] = "; ".join(
                 f"{restart.batch} at a time from {restart.at_s:g} s{_every(restart.every_s)},"
                 f" {restart.down_s:g} s each"
+                for restart in self.restarts
             )
         return told
 
@@ -174,6 +181,11 @@ class NodePool:
         least = 1 if scaling is None else 0
         if self.nodes < least:
             raise ScenarioError(f"{self.nodes} nodes: at least one is needed")
+        if scaling is not None and scaling.least > scaling.most:
+            raise ScenarioError(
+                f"pool {self.name}: autoscaling from {scaling.least} nodes (least) to"
+                f" {scaling.most} (most): least may not be above most"
+            )
         if scaling is not None and not scaling.least <= self.nodes <= scaling.most:
             raise ScenarioError(
                 f"pool {self.name} begins with {self.nodes} nodes and may have"

@@ -10,7 +10,7 @@ from sim.record import RunRecord
 def steps(record: RunRecord) -> pd.DataFrame:
     """Return how many nodes there are: t, lasts_s, nodes; a node that joins counts from its launch.
 
-    The first row is at 0.
+    The first row is at 0, and no two rows are at one instant.
     """
     moves, end_s = record.moves, record.header.end_s
     came = _is(record, "joining")
@@ -20,6 +20,8 @@ def steps(record: RunRecord) -> pd.DataFrame:
     kept = change != 0
     t = np.concatenate(([0.0], np.maximum(moves["t"][kept], 0.0)))
     nodes = first + np.concatenate(([0], np.cumsum(change[kept])))
+    last_of_instant = np.append(t[1:] > t[:-1], True)
+    t, nodes = t[last_of_instant], nodes[last_of_instant]
     return pd.DataFrame({"t": t, "lasts_s": np.diff(t, append=max(end_s, 0.0)), "nodes": nodes})
 
 

@@ -7,8 +7,9 @@ oldest first, until a pod leaves or a node joins.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from heapq import merge
 from itertools import islice
 
 from sim.node_pool import NodePool, ScenarioError
@@ -17,7 +18,8 @@ from sim.scheduler import Scheduler, scheduler
 from sim.trace import Trace
 
 PENDING_LOOKED_AT = 64
-"""Pods without a node that are offered the room of one that left, oldest first."""
+"""Pods without a node that are offered the room of one that left, oldest first, of those that
+may go to its pool."""
 
 _EVERYWHERE = 0
 """The way of pods that no pool claims: index into `Placer.ways`."""
@@ -39,7 +41,8 @@ class Placer:
         self.cpu: list[int] = [0] * len(trace) if ignored else trace.cpu_m.tolist()
         self.memory: list[int] = [0] * len(trace) if ignored else trace.memory_mib.tolist()
         requests = not ignored and bool(trace.cpu_m.any() or trace.memory_mib.any())
-        self.pending: deque[int] = deque()
+        self.in_line = 0
+        """How many pods wait for room."""
         self.hungry: Callable[[int], None] | None = None
         """Hears of each pod that found no room."""
         self._pools = scenario.pools
@@ -57,6 +60,14 @@ class Placer:
         self._local = [local for pool in scenario.pools for local in range(pool.nodes)]
         self._global = _numbered(scenario.pools)
         self.ways, self.way = _ways(scenario.pools, trace)
+        self._lines: list[deque[tuple[int, int]]] = [deque() for _ in self.ways]
+        """Of each way, the pods that wait for room: (ticket, pod), oldest first."""
+        self._tickets = 0
+        self._lines_to = [
+            [line for line, way in zip(self._lines, self.ways, strict=True) if pool in way]
+            for pool in range(len(scenario.pools))
+        ]
+        """Of each pool, the lines of pods that may go to it."""
 
     # Nodes.
 
@@ -92,10 +103,15 @@ class Placer:
             if lacking:
                 self._give_up(pod, lacking)
             else:
-                self.pending.append(pod)
+                self._wait(pod)
                 if self.hungry is not None:
                     self.hungry(pod)
         return node
+
+    def _wait(self, pod: int) -> None:
+        self._lines[self.way[pod]].append((self._tickets, pod))
+        self._tickets += 1
+        self.in_line += 1
 
     def _find(self, pod: int) -> int:
         cpu, memory = self.cpu[pod], self.memory[pod]
@@ -139,30 +155,52 @@ class Placer:
         for column in (self.cpu, self.memory, self.way):
             column.append(column[pod])
 
+    def line(self) -> Iterator[int]:
+        """Yield the pods that wait for room, oldest first."""
+        return (pod for _, pod in merge(*self._lines))
+
+    def ways_in_line(self) -> list[int]:
+        """Return the ways (indices into `ways`) on which pods wait for room."""
+        return [number for number, line in enumerate(self._lines) if line]
+
     def offer(self, node: int) -> list[int]:
         """Give the room on one node to pods that wait, oldest first; return those placed."""
+        return self._offer(node, PENDING_LOOKED_AT)
+
+    def offer_all(self, node: int) -> list[int]:
+        """Give the room on a node that has just joined to all pods that wait, oldest first."""
+        return self._offer(node, None)
+
+    def _offer(self, node: int, most: int | None) -> list[int]:
+        """Look at so many pods that may go to the node's pool, or at all of them."""
         pool = self.pool_of[node]
         scheduler, local = self._schedulers[pool], self._local[node]
         placed: list[int] = []
-        for pod in islice(self.pending, PENDING_LOOKED_AT):
+        for _, pod in islice(merge(*self._lines_to[pool]), most):
+            if not scheduler.fits(local, 0, 0):
+                break
             cpu, memory = self.cpu[pod], self.memory[pod]
-            if pool in self.ways[self.way[pod]] and scheduler.fits(local, cpu, memory):
+            if scheduler.fits(local, cpu, memory):
                 scheduler.take(local, cpu, memory)
                 placed.append(pod)
         self._drop(placed)
         return placed
 
-    def offer_all(self, node: int) -> list[int]:
-        """Give the room on a node that has just joined to all pods that wait, oldest first."""
-        placed: list[int] = []
-        while more := self.offer(node):
-            placed += more
-        return placed
-
     def _drop(self, placed: Iterable[int]) -> None:
-        gone = set(placed)
-        if gone:
-            self.pending = deque(pod for pod in self.pending if pod not in gone)
+        """Take pods out of their lines; they stand near the front."""
+        gone: dict[int, set[int]] = {}
+        for pod in placed:
+            gone.setdefault(self.way[pod], set()).add(pod)
+            self.in_line -= 1
+        for way, pods in gone.items():
+            line, kept = self._lines[way], []
+            while pods:
+                ticket, pod = line.popleft()
+                if pod in pods:
+                    pods.remove(pod)
+                else:
+                    kept.append((ticket, pod))
+            line.extendleft(reversed(kept))
 
     def binding(self, pod: int) -> str:
         """Return which resource most nodes are short of for such a pod, now."""

@@ -72,7 +72,8 @@ class RunRecord:
         added_at    first ADD for its sandbox; nan where never placed
         served_at   the instant it got its address; nan where it waits at the end (or was never
                     placed)
-        released_at DEL; nan where it still holds the address at the end
+        released_at DEL; nan where it still holds the address at the end, or waits for one. With a
+                    DEL and no served_at it was evicted before it had an address
         refused     refused ADDs before it was served (each costs a kubelet retry)
     unplaced: one row for each pod no node took: pod, resource (code into `resources`)
     pool: one row for each change of a node's pool by EC2, in order of time: t, node, enis,

@@ -57,26 +57,36 @@ def _recycle(fleet: Fleet, pool: int, plan: Recycling) -> Lasting:
     for moment in _times(env, plan.at_s, plan.every_s):
         yield moment
         for batch in _batches(fleet, pool, plan.batch):
-            yield _all(env, [fleet.join(pool, plan.join_s) for _ in batch])
-            yield _all(env, [fleet.drain(node, plan.grace_s) for node in batch if not node.gone])
-            for node in batch:
-                if not node.gone:
-                    fleet.terminate(node)
+            # What is being lost, or has been since, is replaced and drained by whoever loses it.
+            old = _staying(fleet, pool, batch)
+            fleet.succeeded.update(node.index for node in old)
+            yield _all(env, [fleet.join(pool, plan.join_s) for _ in old])
+            old = _staying(fleet, pool, old)
+            yield _all(env, [fleet.drain(node, plan.grace_s) for node in old])
+            for node in old:
+                fleet.terminate(node)
+
+
+def _staying(fleet: Fleet, pool: int, nodes: Sequence[SimNode]) -> list[SimNode]:
+    """Leave out nodes that are gone, or about to go."""
+    return [node for node in nodes if node.index in fleet.alive[pool]]
 
 
 class _Spot:
-    """EC2 takes nodes back after a time that each draws when it is ready."""
+    """EC2 takes nodes back after a time that each draws when it is ready, whoever asked for it."""
 
     def __init__(self, fleet: Fleet, pool: int, plan: SpotLoss) -> None:
         self._fleet = fleet
         self._pool = pool
         self._plan = plan
         self._lives = Draws(fleet.world.scenario.seed, "spot")
-        for index in fleet.alive[pool]:
-            self._expect(fleet.nodes[index])
+        if plan.per_node_hour > 0:
+            fleet.joined.append(self._expect)
+            for index in fleet.alive[pool]:
+                self._expect(fleet.nodes[index])
 
     def _expect(self, node: SimNode) -> None:
-        if self._plan.per_node_hour > 0:
+        if node.index in self._fleet.alive[self._pool]:
             self._fleet.env.process(self._lose(node))
 
     def _lose(self, node: SimNode) -> Lasting:
@@ -85,16 +95,14 @@ class _Spot:
         yield fleet.env.timeout(3600.0 * hours)
         if node.gone or node.index not in fleet.alive[self._pool]:
             return
-        fleet.env.process(self._take_place())
+        if node.index not in fleet.succeeded:
+            fleet.succeeded.add(node.index)
+            fleet.env.process(fleet.join(self._pool, plan.join_s))
         if plan.notice_s:
             fleet.env.process(fleet.drain(node, min(plan.grace_s, plan.notice_s)))
             yield fleet.env.timeout(plan.notice_s)
         if not node.gone:
             fleet.terminate(node)
-
-    def _take_place(self) -> Lasting:
-        node = yield from self._fleet.join(self._pool, self._plan.join_s)
-        self._expect(node)
 
 
 def _cordon(fleet: Fleet, pool: int, plan: Cordon) -> Lasting:

@@ -74,13 +74,13 @@ class FaultPlan:
     until_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse an effect behind a code that rules it out; raises ScenarioError."""
-        reason = reason_of(self.code, "")
-        if self.takes_effect and self.code and reason is not FailureReason.UNKNOWN_OUTCOME:
-            # A node that believes EC2 would lose addresses that it has: no real node can.
+        """Refuse an effect where the code says there was none; raises ScenarioError."""
+        unknown = reason_of(self.code, "") is FailureReason.UNKNOWN_OUTCOME
+        if self.takes_effect and not unknown:
+            says = f"code {self.code} says that nothing happened" if self.code else "no code"
             raise ScenarioError(
-                f"{self.code} after its effect: with this code EC2 has done nothing;"
-                " codes that leave it open are InternalError, ServiceUnavailable, RequestTimeout"
+                f"takes_effect with {says}: allowed are codes that leave it open, such as"
+                " RequestTimeout and InternalError"
             )
 
     def __str__(self) -> str:
@@ -169,9 +169,12 @@ class Scenario:
             "start": "warm" if self.warm else "cold",
             "checks": "on" if self.checks else "off",
         }
-        reserved = sum(len(plan.reservations) for plan in self.subnets)
+        used = [f"{plan.cidr} {_share_or_count(plan.used)}" for plan in self.subnets if plan.used]
+        if used:
+            told["used by others"] = ", ".join(used)
+        reserved = [str(one.cidr) for plan in self.subnets for one in plan.reservations]
         if reserved:
-            told["subnet reservations"] = str(reserved)
+            told["subnet reservations"] = ", ".join(reserved)
         if any(plan.zone for plan in self.subnets):
             told["zones"] = ", ".join(f"{plan.cidr} in {plan.zone}" for plan in self.subnets)
         if self.warm_up_s:
@@ -224,6 +227,10 @@ def scenario_for(  # noqa: PLR0913 - what shapes a run, by name
         checks=checks,
         command=command,
     )
+
+
+def _share_or_count(used: float) -> str:
+    return f"{used:.4g} of it" if used < 1.0 else f"{used:g} addresses"
 
 
 def plans_of(subnets: str | Sequence[str | SubnetPlan]) -> tuple[SubnetPlan, ...]:

@@ -9,8 +9,9 @@ A file holds one scenario by itself (`warmbench replay --scenario FILE`), or a s
     max_pods = 29                       # the kubelet's; default: EKS's own for the type
     settings = { WARM_IP_TARGET = 2 }   # default: the plug-in's own
     subnets = ["10.0.0.0/22"]           # or tables { cidr = "10.0.0.0/22", used = 0.4, zone = "a",
-                                        # prefixes = ["10.0.1.0/24"] }: a share or a count of
-                                        # addresses that others hold, CIDR reservations for prefixes
+                                        # prefixes = ["10.0.1.0/24"], reserved = ["10.0.2.0/26"] }:
+                                        # a share or a count of addresses that others hold, CIDR
+                                        # reservations for prefixes and for nobody (EC2: explicit)
     trace = { shape = "steady" }        # `warmbench trace generate` lists shapes; or
                                         # { file = "pods.csv" }, looked for beside this file
     seed = 1                            # of everything random; default 0
@@ -26,7 +27,8 @@ A file holds one scenario by itself (`warmbench replay --scenario FILE`), or a s
     code = "InternalError"              # EC2's; and, or instead:
     delay_s = 2.0                       # added to the latency
     share = 0.01                        # of the calls; default 1
-    takes_effect = true                 # it fails after its effect (InternalError and the like)
+    takes_effect = true                 # the call fails after its effect, with a code that leaves
+                                        # open what happened; default false
     from_s = 600                        # seconds of the trace; default 0
     until_s = 900                       # default: the end
 
@@ -59,7 +61,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from cni.allocator.behaviour import PRESETS
-from cni.cloud.calls import Call, Pause
+from cni.cloud.calls import Call, Pause, ReadMetadata
 from cni.settings import parse_assignments
 from sim import node_type, trace
 from sim.cloud_numbers import CloudNumbers
@@ -118,6 +120,12 @@ SECONDS_MAX = 1e9
 APIS = tuple(sorted(call.api for call in get_args(Call) if call is not Pause))
 """What a fault may strike: EC2's APIs that a node calls, and ReadMetadata."""
 
+EC2_APIS = tuple(api for api in APIS if api != ReadMetadata.api)
+"""What a role may be denied: the metadata asks for no permission."""
+
+RESERVED = {"prefixes": ReservationType.PREFIX, "reserved": ReservationType.EXPLICIT}
+"""The keys of a subnet's CIDR reservations."""
+
 Value = TypeVar("Value")
 
 
@@ -132,6 +140,12 @@ class ScenarioTable:
     def seed(self) -> int:
         """The seed of everything random."""
         return self.entry.whole("seed", default=0, least=0, most=SEED_MAX)
+
+    def seeded(self, seed: int) -> "ScenarioTable":
+        """Return the same table with another seed, as if the file said so."""
+        entry = self.entry
+        other = Entry(entry.where, {**entry.values, "seed": seed}, entry.keys)
+        return ScenarioTable(other, self.folder)
 
     def scenario(
         self,
@@ -174,7 +188,7 @@ class ScenarioTable:
                 seed=self.seed,
                 numbers=self._numbers(),
                 faults=faults,
-                denied=entry.words("denied", APIS),
+                denied=entry.words("denied", EC2_APIS),
                 placement=placement,
                 ignore_requests=ignored,
                 warm=not entry.flag("cold"),
@@ -350,7 +364,7 @@ def _made(entry: Entry, kind: type[Value]) -> Value:
 def _subnets(entry: Entry) -> tuple[SubnetPlan, ...]:
     allowed = (
         'a list of "CIDR" or { cidr = "CIDR", used = SHARE_OR_COUNT, zone = "NAME",'
-        ' prefixes = ["CIDR"] }, at least one'
+        ' prefixes = ["CIDR"], reserved = ["CIDR"] }, at least one'
     )
     listed = entry.values.get("subnets")
     if not isinstance(listed, list) or not listed:
@@ -359,16 +373,18 @@ def _subnets(entry: Entry) -> tuple[SubnetPlan, ...]:
     for one in listed:
         table = one if isinstance(one, dict) else {"cidr": one}
         cidr, used, zone = table.get("cidr"), table.get("used", 0), table.get("zone", "")
-        prefixes = table.get("prefixes", [])
-        known = set(table) <= {"cidr", "used", "zone", "prefixes"}
-        texts = isinstance(cidr, str) and isinstance(zone, str) and isinstance(prefixes, list)
-        if not known or not texts:
+        known = set(table) <= {"cidr", "used", "zone", *RESERVED}
+        lists = [table.get(key, []) for key in RESERVED]
+        texts = isinstance(cidr, str) and isinstance(zone, str)
+        if not known or not texts or not all(isinstance(listed, list) for listed in lists):
             entry.refuse("subnets", allowed)
         if not is_number(used) or used < 0 or (used >= 1 and used != int(used)):
             entry.refuse("subnets", "used from 0: a share below 1, or a whole number from 1")
         with entry.telling("subnets"):
             reserved = tuple(
-                Reservation(IPv4Network(str(block)), ReservationType.PREFIX) for block in prefixes
+                Reservation(IPv4Network(str(block)), kind)
+                for kind, listed in zip(RESERVED.values(), lists, strict=True)
+                for block in listed
             )
             plans.append(SubnetPlan(str(cidr), float(used), reserved, zone))
     return tuple(plans)
@@ -394,5 +410,5 @@ def _fault(entry: Entry) -> FaultPlan:
         entry.refuse("until_s", "an instant after from_s, or 0 for the end")
     share = entry.number("share", default=1.0, least=0.0, most=1.0)
     takes_effect = entry.flag("takes_effect")
-    with entry.telling("takes_effect"):
+    with entry.telling(""):
         return FaultPlan(api, code, share, delay_s, takes_effect, from_s, until_s)

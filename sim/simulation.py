@@ -87,7 +87,7 @@ class _Run:
         self.env.process(self._arrivals())
         # SimPy stops before what happens at `until`; the trace's last instant is part of it.
         self.env.run(until=nextafter(self.trace.end_s, inf))
-        for pod in self.placer.pending:
+        for pod in self.placer.line():
             self.recorder.unplace(pod, self.placer.binding(pod))
         record = self.recorder.finish(self._header(), self.trace.arrival_s)
         if self.auditor is not None:
@@ -132,7 +132,7 @@ class _Run:
         """Give a pod's room to those that wait for a node."""
         placer = self.placer
         placer.leave(pod, node.index)
-        if placer.pending:
+        if placer.in_line:
             for waiting in placer.offer(node.index):
                 self.kubelet.add(waiting, node)
         if self.fleet.emptied is not None:

@@ -119,10 +119,11 @@ class Ec2Calls:
 class Summary:
     """The figures of one run and what was run.
 
-    pods = served + waiting + unschedulable; `present` had their addresses before zero and are not
-    among them. `wait_s` is over the pods that a node took; those
-    still waiting count with the wait they have had so far, so that a pod that never gets an
-    address cannot improve a quantile. The two shares are of pods whose first ADD found an
+    pods = served + waiting + evicted + unschedulable; `present` had their addresses before zero and
+    are not among them. The evicted ones lost their node before they had an address (another pod
+    took the place of each). `wait_s` is over the pods that a node took; those without an address
+    count with the wait they have had so far, so that a pod that never gets one cannot improve a
+    quantile. The two shares are of pods whose first ADD found an
     address at once: among served pods, and among all pods of the trace.
     `churn_pairs` counts addresses asked for within ten minutes after the same node had given
     as many back.
@@ -155,6 +156,7 @@ class Summary:
     end_s: float
     command: tuple[str, ...] = ()
     present: int = 0
+    evicted: int = 0
 
     @property
     def taken_mean(self) -> float:
@@ -169,6 +171,7 @@ class Summary:
             "served": self.served,
             "waiting": self.waiting,
             "unschedulable": self.unschedulable,
+            "evicted": self.evicted,
             "unschedulable_by_resource": dict(self.unschedulable_by_resource),
             "wait_s": self.wait_s.as_dict(),
             "served_without_waiting": {

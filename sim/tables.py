@@ -434,6 +434,8 @@ def _pods(summary: Summary) -> str:
     if summary.served == summary.pods:
         return f"{summary.pods:,}, all of them served{before}"
     parts = [f"{summary.served:,} served", f"{summary.waiting:,} waiting"]
+    if summary.evicted:
+        parts.append(f"{summary.evicted:,} evicted before that")
     parts.append(f"{summary.unschedulable:,} unschedulable")
     return f"{summary.pods:,} = {' + '.join(parts)}{before}"
 

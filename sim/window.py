@@ -1,7 +1,8 @@
 """A record without its beginning: what happened in the warm-up becomes the state at zero.
 
 All instants move, so that the cut is the new zero. Pods whose first ADD came before are part of
-the state then and no demand; calls and refusals of before are left out.
+the state then and no demand; calls and refusals of before are left out. Pods that came before and
+that no node ever took are unschedulable still.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,7 @@
 """Nodes that join, are drained and go; daemons that restart; EC2 that fails."""
 
 from dataclasses import replace
+from ipaddress import IPv4Network
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from cni.allocator.behaviour import PRESETS
 from cni.settings import parse_assignments
 from sim import nodes
+from sim.cell import BOUND, bound_task, perform
 from sim.metrics import summarise
 from sim.node_pool import (
     Autoscaling,
@@ -25,6 +27,7 @@ from sim.scenario import FaultPlan, Scenario, ScenarioError, SubnetPlan
 from sim.simulation import run
 from sim.sources.pods import trace_of
 from sim.sources.shapes import generate
+from sim.subnet import Reservation, ReservationType
 from sim.trace import Trace
 
 BEHAVIOURS = pytest.mark.parametrize("behaviour", ["native", "upstream"])
@@ -63,6 +66,11 @@ def steady(seed: int = 1, **values: float) -> Trace:
     """Return pods that come and go evenly for twenty minutes."""
     texts = {"duration_s": "1200", "rate_per_s": "0.2", "mean_life_s": "200"}
     return generate("steady", texts | {k: str(v) for k, v in values.items()}, seed=seed)
+
+
+def bound_of(scenario: Scenario, trace: Trace) -> float:
+    """Return the addresses that no setting can do without."""
+    return perform(bound_task(scenario), trace).figures[BOUND]
 
 
 def counted(record: RunRecord) -> dict[str, int]:
@@ -379,3 +387,176 @@ def test_a_start_outlives_what_fails_in_it(behaviour: str) -> None:
     )
     record = run(fleet(pool_of(behaviour, changes=changes), faults=faults), pods_at(10.0))
     assert counted(record)["daemon back"] == 4
+
+
+def test_every_node_of_a_spot_pool_can_be_lost() -> None:
+    """Nodes that the autoscaler or a recycling brought are taken back as the first ones are."""
+    scaling = Autoscaling(least=0, most=10, join_s=10, batch_s=1)
+    spot = SpotLoss(per_node_hour=20.0)
+    grown = fleet(pool_of(nodes_first=0, changes=Changes(autoscaling=scaling, spot=spot)))
+    assert counted(run(grown, pods_at(*[5.0] * 60, end=3600.0)))["gone"] > 20
+
+    recycled = Changes(recycling=Recycling(at_s=10, batch=4, join_s=10, grace_s=1), spot=spot)
+    moves = nodes.moves(run(fleet(pool_of(changes=recycled)), pods_at(5.0, end=3600.0)))
+    lost = moves[(moves["event"] == "gone") & (moves["t"] > 300.0)]
+    assert len(lost) > 40
+
+
+def most_alive(record: RunRecord) -> int:
+    """Return how many nodes were ready, or on their way, and not about to go, at most."""
+    change = {"joining": 1, "draining": -1}
+    moves = nodes.moves(record)
+    steps = [change.get(str(event), 0) for event in moves["event"]]
+    return int(np.cumsum(steps).max(initial=0)) + sum(pool.nodes for pool in record.header.pools)
+
+
+def test_an_autoscaler_counts_nodes_that_others_have_asked_for() -> None:
+    """With two nodes at most, one that replaces a lost one leaves no room for another."""
+    scaling = Autoscaling(least=2, most=2, join_s=30, batch_s=1)
+    changes = Changes(autoscaling=scaling, spot=SpotLoss(5.0))
+    record = run(fleet(pool_of(nodes_first=2, changes=changes)), pods_at(*[5.0] * 54, end=7200.0))
+
+    assert counted(record)["draining"] > 10
+    assert most_alive(record) == 2
+
+
+def test_a_pod_that_is_evicted_twice_is_replaced_once() -> None:
+    """Recycling leaves nodes alone that are being lost: they are drained and replaced already."""
+    recycling = Recycling(100, batch=4, join_s=50, grace_s=100)
+    changes = Changes(recycling=recycling, spot=SpotLoss(60.0, grace_s=100))
+    record = run(fleet(pool_of(changes=changes)), pods_at(*[5.0] * 40, end=400.0))
+
+    replaced = record.replaced["of"].tolist()
+    assert len(replaced) == len(set(replaced)) > 100
+    assert most_alive(record) <= 8
+    moves = nodes.moves(record)
+    drained = moves[moves["event"] == "draining"]["node"]
+    assert drained.is_unique
+
+
+def test_recycling_and_losses_keep_the_size_of_a_pool() -> None:
+    """A node lost while its successor is on its way gets no second one."""
+    changes = Changes(
+        recycling=Recycling(100, batch=4, join_s=200, grace_s=1),
+        spot=SpotLoss(20.0, notice_s=0.0, join_s=5.0),
+    )
+    for seed in range(4):
+        record = run(fleet(pool_of(changes=changes), seed=seed), pods_at(5.0, end=900.0))
+        found = counted(record)
+        # Losses of the last seconds have no successor yet.
+        assert 0 <= found["gone"] - found["joining"] <= 2
+
+
+def test_pods_that_wait_for_one_pool_do_not_hide_those_of_another() -> None:
+    """A hundred pods in line for a full pool keep nobody from a node that joined another."""
+    scaling = Autoscaling(0, 3, join_s=10, batch_s=1)
+    full = pool_of(name="a", takes=("a-*",), nodes_first=1)
+    grows = pool_of(name="b", takes=("b-*",), nodes_first=0, changes=Changes(autoscaling=scaling))
+    names = [f"a-{n}" for n in range(100)] + [f"b-{n}" for n in range(10)]
+    record = run(fleet(full, grows), pods_at(*[5.0] * 110, names=names))
+
+    assert counted(record) == {"joining": 1, "ready": 1}
+    assert summarise(record).unschedulable == 100 - 27
+
+
+def test_a_pod_evicted_before_its_address_came_waits_no_longer() -> None:
+    """Its wait ends with its DEL; it is told apart from those that wait still."""
+    changes = Changes(recycling=Recycling(100, batch=4, join_s=50, grace_s=10))
+    made = fleet(pool_of(max_pods=60, changes=changes, nodes_first=1))
+    record = run(made, pods_at(*[5.0] * 40, end=4000.0))
+    summary = summarise(record)
+
+    # 27 addresses a node, 40 pods on the first, and their 40 successors on the second.
+    assert (summary.served, summary.evicted, summary.waiting) == (54, 13, 13)
+    assert summary.pods == 80
+    evicted = np.isnan(record.pods["served_at"][:40])
+    waited = record.pods["released_at"][:40][evicted] - 5.0
+    assert waited.max() < 200.0
+
+
+def test_nodes_of_the_warm_up_are_no_nodes_of_the_run() -> None:
+    """Eight nodes that came and went before the cut leave one row: no node, all the time."""
+    scaling = Autoscaling(0, 10, join_s=10, batch_s=1, empty_s=20)
+    pool = pool_of(nodes_first=0, changes=Changes(autoscaling=scaling))
+    record = run(fleet(pool, warm_up_s=1000.0), pods_at(*[5.0] * 200, life=200.0, end=2000.0))
+
+    assert nodes.steps(record).to_numpy().tolist() == [[0.0, 1000.0, 0.0]]
+
+
+def test_nodes_go_where_there_is_an_address() -> None:
+    """A full subnet, a full zone and one reserved for prefixes stop no node from joining."""
+    scaling = Changes(autoscaling=Autoscaling(1, 4, join_s=10, batch_s=1))
+    reserved = Reservation(IPv4Network("10.0.0.0/24"), ReservationType.PREFIX)
+    zone_b = SubnetPlan("10.0.1.0/25", zone="b")
+    for subnets in (
+        (SubnetPlan("10.0.0.0/24"), SubnetPlan("10.0.1.0/28", used=11)),
+        (SubnetPlan("10.0.0.0/28", used=11, zone="a"), zone_b),
+        (SubnetPlan("10.0.0.0/24", reservations=(reserved,), zone="b"), zone_b),
+    ):
+        made = fleet(pool_of(nodes_first=1, changes=scaling), subnets=subnets)
+        record = run(made, pods_at(*[5.0] * 100))
+        assert counted(record) == {"joining": 3, "ready": 3}
+        assert summarise(record).unschedulable == 0
+
+
+def test_names_of_nodes_in_the_trace_are_nobody_elses() -> None:
+    """A trace that names its first node "node-1" leaves that name out for all others."""
+    scaling = Changes(autoscaling=Autoscaling(2, 4, join_s=10, batch_s=1))
+    given = np.full(100, -1, dtype=np.int32)
+    trace = pods_at(*[5.0] * 100, node=given, node_names=("node-1",))
+    record = run(fleet(pool_of(nodes_first=2, changes=scaling)), trace)
+
+    assert record.header.nodes == ("node-1", "node-2", "node-3", "node-4")
+
+
+def test_a_node_under_two_cordons_waits_for_both() -> None:
+    """The first ends at 150 s, the second at 300 s: only then the node takes pods."""
+    changes = Changes(cordons=(Cordon(50, 1, for_s=100), Cordon(100, 1, for_s=200)))
+    made = fleet(pool_of(nodes_first=2, changes=changes))
+    record = run(made, pods_at(10.0, *[160.0] * 4, 310.0))
+
+    assert record.pods["node"].tolist() == [0, 1, 1, 1, 1, 0]
+    assert counted(record)["uncordoned"] == 1
+    told = made.described()["cordon"]
+    assert told == "1 nodes from 50 s for 100 s; 1 nodes from 100 s for 200 s"
+
+
+def test_a_call_that_fails_after_its_effect_has_emptied_its_subnet() -> None:
+    """What EC2 took from the subnet shows in its figures, though the node never heard of it."""
+    fault = FaultPlan("AssignPrivateIpAddresses", "RequestTimeout", takes_effect=True, from_s=1)
+    made = fleet(pool_of(nodes_first=1), faults=(fault,))
+    record = run(made, pods_at(*[5.0] * 3, end=20.0))
+    assert (record.calls["error"] == record.errors.index("RequestTimeout")).any()
+    assert record.subnets["free"][-1] < record.subnets["free"][0]
+
+
+def test_all_that_shapes_a_fleet_is_told() -> None:
+    """Each time and each range of a scenario can be read in its report."""
+    reserved = Reservation(IPv4Network("10.0.0.0/28"), ReservationType.PREFIX)
+    plan = SubnetPlan("10.0.0.0/22", used=0.25, reservations=(reserved,))
+    other = SubnetPlan("10.1.0.0/22", used=40)
+    changes = Changes(
+        autoscaling=Autoscaling(2, 40, 61, 7, 305),
+        recycling=Recycling(300, 2, 62, 31, 900),
+        spot=SpotLoss(3.0, 121, 63, 32),
+    )
+    told = fleet(pool_of(changes=changes), subnets=(plan, other)).described()
+    words = " ".join(told.values())
+    for seconds in (61, 7, 305, 300, 62, 31, 900, 121, 63, 32):
+        assert f" {seconds} s" in words
+    assert told["used by others"] == "10.0.0.0/22 0.25 of it, 10.1.0.0/22 40 addresses"
+    assert told["subnet reservations"] == "10.0.0.0/28"
+
+
+def test_an_autoscaler_between_impossible_bounds_is_refused() -> None:
+    """The message names both keys."""
+    with pytest.raises(ScenarioError, match=r"from 5 nodes \(least\) to 2 \(most\)"):
+        pool_of(nodes_first=5, changes=Changes(autoscaling=Autoscaling(5, 2)))
+
+
+def test_the_bound_of_a_fleet_whose_nodes_go_is_kept_by_every_setting() -> None:
+    """An address that cools on a node that goes is back in the subnet: it counts no longer."""
+    changes = Changes(recycling=Recycling(50, batch=4, join_s=1, grace_s=1, every_s=60))
+    pool = replace(pool_of(changes=changes), cooldown_s=1000.0)
+    record = run(fleet(pool), pods_at(*[5.0] * 40))
+    assert bound_of(fleet(pool), pods_at(*[5.0] * 40)) <= summarise(record).taken_mean

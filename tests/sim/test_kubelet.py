@@ -185,7 +185,7 @@ def test_remove(served: bool, behaviour: Behaviour) -> None:  # noqa: FBT001 - a
 
     assert not world.holds(victim)
     assert world.holds(3) == served
-    assert np.isnan(world.recorder.released_at[victim]) == (not served)
+    assert world.recorder.released_at[victim] == 12.0
     assert world.node.allocator.waiting == 0
 
 

@@ -104,6 +104,14 @@ def test_every_key_is_told_in_the_report(tmp_path: Path) -> None:
         assert word in told
 
 
+def test_subnets_keep_ranges_for_prefixes_and_for_nobody(tmp_path: Path) -> None:
+    """Both kinds of EC2's CIDR reservations can be said of a subnet."""
+    plan = '{ cidr = "10.0.0.0/24", prefixes = ["10.0.0.0/26"], reserved = ["10.0.0.64/28"] }'
+    (subnet,) = made(tmp_path, SMALL.replace('"10.0.0.0/24"', plan)).subnets
+    told = [(str(one.cidr), one.type.value) for one in subnet.reservations]
+    assert told == [("10.0.0.0/26", "prefix"), ("10.0.0.64/28", "explicit")]
+
+
 def test_the_docstring_names_every_key() -> None:
     """`warmbench fleet keys` prints it: each key, and each field of what happens to nodes."""
     doc = scenario_file.__doc__ or ""
@@ -129,19 +137,21 @@ def test_one_pool_may_stand_by_itself(tmp_path: Path) -> None:
         (SMALL + "nodes = 0", "nodes = 0: allowed is a whole number from 1"),
         (SMALL + 'placement = "tight"', "placement = 'tight': allowed is spread or pack"),
         (SMALL + "warm_up_s = -1", "warm_up_s = -1: allowed is a number from 0"),
+        (SMALL + 'denied = ["ReadMetadata"]', "denied = ['ReadMetadata']: allowed is a list of"),
         (SMALL + 'denied = ["Fly"]', "denied = ['Fly']: allowed is a list of Assign"),
         (SMALL + "spot = { notice_s = 5 }", "spot: per_node_hour is missing"),
         (SMALL + "spot = 3", "spot = 3: allowed is a table"),
         (SMALL + "recycling = { at_s = 5, batch = 0 }", "recycling: batch = 0: allowed is a whole"),
         (SMALL + "cordons = []", "cordons = []: allowed is a list of tables, at least one"),
         (SMALL + "restarts = [{ at = 5 }]", "restarts 1: unknown key 'at'"),
-        (SMALL + "autoscaling = { least = 5, most = 2 }", "begins with 5 nodes and may have 5 to"),
+        (SMALL + "autoscaling = { least = 5, most = 2 }", "from 5 nodes (least) to 2 (most)"),
         (SMALL + "[[fault]]\nshare = 0.5", "fault 1: say what goes wrong: code, delay_s or both"),
-        (SMALL + '[[fault]]\napi = "Fly"\ncode = "x"', "api = 'Fly': allowed is * or one of"),
         (
             SMALL + '[[fault]]\ncode = "RequestLimitExceeded"\ntakes_effect = true',
-            "fault 1: takes_effect: RequestLimitExceeded after its effect",
+            "fault 1: takes_effect with code RequestLimitExceeded says that nothing happened",
         ),
+        (SMALL + "[[fault]]\ndelay_s = 1\ntakes_effect = true", "takes_effect with no code"),
+        (SMALL + '[[fault]]\napi = "Fly"\ncode = "x"', "api = 'Fly': allowed is * or one of"),
         (SMALL + '[[fault]]\ncode = "x"\nshare = 2', "share = 2: allowed is a number from 0 to 1"),
         (SMALL + '[[fault]]\ncode = "x"\nfrom_s = 9\nuntil_s = 3', "an instant after from_s"),
         (SMALL + '[[pool]]\nname = "a"', "instance = 'm5.large': allowed is nothing here"),
