@@ -203,7 +203,8 @@ def search(trials: Trials, space: Space, runs_max: int) -> list[Choice]:
 def _starts(trials: Trials) -> list[Choice]:
     """Return where to refine: the best with an IP target of each mode that is worth it.
 
-    And the best with another warm target, since the two targets can stand in for each other.
+    And the best with another warm target, since the two targets can stand in for each other. And,
+    of what takes fewer addresses than the best of all, the one that comes nearest to the promise.
     """
     ranked = [choice for choice in trials.ranked() if choice.rule == "ip"]
     best = trials.cost(trials.ranked()[0])
@@ -213,7 +214,8 @@ def _starts(trials: Trials) -> list[Choice]:
         if _may_beat(best, [trials.cost(choice) for choice in own]):
             starts.append(own[0])
             starts += [choice for choice in own if choice.warm != own[0].warm][:1]
-    return starts
+            starts += [choice for choice in own if _is_below(best, trials.cost(choice))][:1]
+    return list(dict.fromkeys(starts))
 
 
 def _may_beat(best: Cost, own: Sequence[Cost]) -> bool:
@@ -223,7 +225,12 @@ def _may_beat(best: Cost, own: Sequence[Cost]) -> bool:
     is between that and its best was not tried, and coarse values lie far apart.
     """
     near = own[0][0] <= best[0] and own[0][1] <= (1.0 + WORTH) * best[1]
-    return near or any(cost[0] > best[0] and cost[1] < best[1] for cost in own)
+    return near or any(_is_below(best, cost) for cost in own)
+
+
+def _is_below(best: Cost, cost: Cost) -> bool:
+    """Tell whether something takes fewer addresses than the best, and breaks the promise."""
+    return cost[0] > best[0] and cost[1] < best[1]
 
 
 def _refine(trials: Trials, space: Space, start: Choice, runs_max: int) -> None:
