@@ -560,3 +560,12 @@ def test_the_bound_of_a_fleet_whose_nodes_go_is_kept_by_every_setting() -> None:
     pool = replace(pool_of(changes=changes), cooldown_s=1000.0)
     record = run(fleet(pool), pods_at(*[5.0] * 40))
     assert bound_of(fleet(pool), pods_at(*[5.0] * 40)) <= summarise(record).taken_mean
+
+
+@pytest.mark.parametrize("cut_s", [70.1, 80.3, 90.7])
+def test_rounding_of_a_cut_makes_no_figure_negative(cut_s: float) -> None:
+    """A cooldown's end, told twice and moved by the cut, can come twice in the last bit."""
+    changes = Changes(recycling=Recycling(10.0, batch=4, join_s=1, grace_s=45, every_s=60))
+    made = fleet(pool_of(changes=changes), warm_up_s=cut_s)
+    summary = summarise(run(made, pods_at(*np.linspace(1.0, 50.0, 40).tolist())))
+    assert summary.addresses.cooling.mean > 0
