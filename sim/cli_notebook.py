@@ -50,7 +50,7 @@ def notebook(
     port: Port = None,
     jupyter: Handed = None,
 ) -> None:
-    """Copy the notebooks into a folder and open them in JupyterLab.
+    """Copy the notebooks, open them in JupyterLab.
 
     A notebook that is in the folder already stays as it is: it may be yours by now.
     """
